@@ -1,0 +1,291 @@
+"""The composition root: a Config becomes a model, loaders, an optimizer.
+
+Here the config stops: everything below takes plain arguments and works without one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videogn.config import Config
+from videogn.data.dataset import (
+    ClipSpec,
+    EvalVideos,
+    TrainClips,
+    ViewSpec,
+    clip_loader,
+    keyed_batches,
+    video_loader,
+)
+from videogn.data.decode import VideoReader, open_video
+from videogn.data.manifest import Manifest, read_manifest
+from videogn.data.order import Stream
+from videogn.data.transforms import to_network
+from videogn.engine.distributed import Ranks
+from videogn.engine.schedule import Schedule, parameter_groups
+from videogn.engine.train import TrainOptions, TrainState
+from videogn.errors import ConfigError
+from videogn.model.i3d import ARCHS, I3DResNet
+from videogn.model.norm import norm_factory, norm_layers
+
+# RGB on [0, 1]: what a network without pre-trained weights is fed, as video-nonlocal-net does.
+DEFAULT_MEAN = [0.45, 0.45, 0.45]
+DEFAULT_STD = [0.225, 0.225, 0.225]
+
+
+def pick_device(config: Config) -> torch.device:
+    """Returns the device of this process: the configured one, or the best of cuda > mps > cpu."""
+    kind = config.device
+    if kind == "auto":
+        mps = torch.backends.mps.is_available()
+        kind = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    if kind == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError("device=cuda, but torch sees no CUDA device; use device=auto")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device(kind)
+
+
+def set_determinism(config: Config) -> None:
+    """Makes torch's algorithms repeat to the bit, or as fast as they can be."""
+    torch.backends.cudnn.benchmark = not config.deterministic
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for one
+    torch.use_deterministic_algorithms(config.deterministic)
+
+
+def build_manifest(config: Config, split: str) -> Manifest:
+    """Returns the videos of a split.
+
+    Raises:
+        DataError: the root or its lists are missing or wrong.
+        ConfigError: `model.num_classes` is not the number of classes there.
+    """
+    videos = Path(config.data.videos) if config.data.videos else None
+    manifest = read_manifest(Path(config.data.root), split, videos=videos)
+    wanted, found = config.model.num_classes, len(manifest.classes)
+    if wanted not in ("auto", found):
+        raise ConfigError(f"model.num_classes={wanted}, but {manifest.name} has {found} classes")
+    return manifest
+
+
+def build_model(config: Config, num_classes: int) -> I3DResNet:
+    """Returns the network with random weights from the run's seed, on the CPU.
+
+    Raises:
+        ConfigError: its parts do not fit together.
+    """
+    torch.manual_seed(config.seed)
+    norm = config.model.norm
+    try:
+        return I3DResNet(
+            ARCHS[config.model.arch],
+            norm_factory(
+                norm.kind,
+                num_groups=norm.num_groups,
+                channels_per_group=norm.channels_per_group,
+                eps=norm.eps,
+                momentum=norm.momentum,
+            ),
+            num_classes=num_classes,
+            num_frames=config.data.num_frames,
+            crop_size=config.data.crop_size,
+            width=config.model.width,
+            dropout=config.model.dropout,
+            stem_pool_padding=config.model.stem_pool_padding,
+            zero_init_residual=norm.zero_init_residual,
+        )
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from error
+
+
+def resolve(config: Config, num_classes: int, mean: Any = None, std: Any = None) -> Config:
+    """Returns the config with every `auto` of the model's input and output made a value.
+
+    Args:
+        config: as written.
+        num_classes: of the data.
+        mean: RGB of the initial weights' input, None without any.
+        std: the same.
+    """
+
+    def chosen(written: Any, of_weights: Any, default: list[float]) -> list[float]:
+        return [float(x) for x in (written if written != "auto" else of_weights or default)]
+
+    return replace(
+        config,
+        model=replace(config.model, num_classes=num_classes),
+        data=replace(
+            config.data,
+            mean=chosen(config.data.mean, mean, DEFAULT_MEAN),
+            std=chosen(config.data.std, std, DEFAULT_STD),
+        ),
+    )
+
+
+def fingerprint(config: Config, model: I3DResNet) -> dict[str, Any]:
+    """Returns what a checkpoint's weights mean nothing without: the network and its input."""
+    return model.fingerprint() | {
+        "arch": config.model.arch,
+        "num_frames": config.data.num_frames,
+        "frame_stride": config.data.frame_stride,
+        "mean": list(config.data.mean),
+        "std": list(config.data.std),
+    }
+
+
+def build_to_input(config: Config, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Returns uint8 clips (N, T, S, S, 3), anywhere -> the network's input on `device`."""
+    mean, std = list(config.data.mean), list(config.data.std)
+
+    def to_input(clips: Tensor) -> Tensor:
+        return to_network(clips.to(device, non_blocking=True), mean, std)
+
+    return to_input
+
+
+def build_state(config: Config, model: I3DResNet, device: torch.device) -> TrainState:
+    """Returns the network on its device with its optimizer."""
+    model.to(device)
+    if device.type == "cuda":
+        model.to(memory_format=torch.channels_last_3d)
+    optim = config.optim
+    groups = parameter_groups(
+        model,
+        weight_decay=optim.weight_decay,
+        weight_decay_norm=optim.weight_decay_norm,
+        norms=norm_layers(model),
+    )
+    optimizer = torch.optim.SGD(
+        groups, lr=optim.base_lr, momentum=optim.momentum, nesterov=optim.nesterov
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=optim.amp == "fp16")
+    return TrainState(model, optimizer, scaler)
+
+
+def build_schedule(config: Config, num_samples: int, world: int) -> Schedule:
+    """Returns the rate and length of the training on `world` processes."""
+    optim = config.optim
+    return Schedule(
+        num_samples=num_samples,
+        global_batch=optim.clips_per_gpu * optim.accumulate * world,
+        epochs=optim.epochs,
+        base_lr=optim.base_lr,
+        base_batch=optim.base_batch,
+        milestones=tuple(optim.milestones),
+        gamma=optim.gamma,
+        warmup_epochs=optim.warmup_epochs,
+    )
+
+
+def build_train_options(config: Config) -> TrainOptions:
+    """Returns the rest of the recipe."""
+    return TrainOptions(
+        accumulate=config.optim.accumulate,
+        amp=config.optim.amp,
+        max_steps=config.optim.max_steps,
+        seed=config.seed,
+        monitor_every_epochs=config.eval.monitor_every_epochs,
+        log_every_steps=config.log_every_steps,
+        save_every_steps=config.save_every_steps,
+    )
+
+
+def build_train_loader(
+    config: Config, manifest: Manifest, ranks: Ranks, *, start: int = 0, stop: int | None = None
+) -> Iterator[Any]:
+    """Returns this rank's micro-batches from `start` to before `stop`, endless without.
+
+    Args:
+        config: of the run.
+        manifest: the training videos.
+        ranks: this process among the others.
+        start: micro-batches of each rank already taken.
+        stop: see above.
+    """
+    stream = Stream(
+        len(manifest),
+        seed=config.seed,
+        batch_size=config.optim.clips_per_gpu,
+        rank=ranks.rank,
+        world=ranks.world,
+        start=start,
+        stop=stop,
+    )
+    loader = clip_loader(
+        _train_clips(config, manifest, replace_bad=True),
+        stream,
+        num_workers=config.data.num_workers,
+        pin=torch.cuda.is_available(),
+    )
+    return iter(loader)
+
+
+def build_monitor_loader(
+    config: Config, manifest: Manifest, ranks: Ranks, epoch: int
+) -> Iterator[Any]:
+    """Returns this rank's share of one clip from each video, augmented as `epoch` says."""
+    rows = range(ranks.rank, len(manifest), ranks.world)
+    loader = clip_loader(
+        _train_clips(config, manifest, replace_bad=False),
+        keyed_batches(rows, config.optim.clips_per_gpu, epoch),
+        num_workers=min(config.data.num_workers, len(rows)),
+        pin=torch.cuda.is_available(),
+    )
+    return iter(loader)
+
+
+def build_view_spec(config: Config) -> ViewSpec:
+    """Returns the test protocol."""
+    return ViewSpec(
+        num_frames=config.data.num_frames,
+        frame_stride=config.data.frame_stride,
+        num_clips=config.eval.num_clips,
+        clip_rule=config.eval.clip_rule,
+        crops=config.eval.crops,
+        short_side=config.eval.short_side,
+        crop_size=config.data.crop_size,
+    )
+
+
+def build_video_loader(config: Config, manifest: Manifest, ranks: Ranks) -> Iterator[Any]:
+    """Returns this rank's share of whole videos, unpadded."""
+    rows = range(ranks.rank, len(manifest), ranks.world)
+    dataset = EvalVideos(manifest, build_view_spec(config), open_video=_opener(config, manifest))
+    loader = video_loader(
+        dataset,
+        rows,
+        num_workers=min(config.data.num_workers, len(rows)),
+        pin=torch.cuda.is_available(),
+    )
+    return iter(loader)
+
+
+def _train_clips(config: Config, manifest: Manifest, *, replace_bad: bool) -> TrainClips:
+    data = config.data
+    spec = ClipSpec(
+        data.num_frames, data.frame_stride, tuple(data.short_side), data.crop_size, data.flip
+    )
+    return TrainClips(
+        manifest,
+        spec,
+        open_video=_opener(config, manifest),
+        seed=config.seed,
+        replace=replace_bad,
+    )
+
+
+def _opener(config: Config, manifest: Manifest) -> Callable[[Path], VideoReader]:
+    return partial(_open_under, videos=manifest.videos, decoder=config.data.decoder)
+
+
+def _open_under(path: Path, *, videos: Path, decoder: str) -> VideoReader:
+    return open_video(videos / path, root=videos, decoder=decoder)

@@ -1,0 +1,1 @@
+"""Videos: manifests, decoding, sampling, augmentation, order."""

@@ -1,0 +1,281 @@
+"""From a manifest to batches: one training clip a sample, or one whole video an evaluation item."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from videogn.data.decode import VideoReader
+from videogn.data.manifest import Manifest
+from videogn.data.order import SampleKey
+from videogn.data.sampling import ClipRule, eval_clips, frame_indices, random_start
+from videogn.data.transforms import Crops, eval_crops, resize, short_side_size, train_crop
+from videogn.errors import DataError, VideoDecodeError
+
+OpenVideo = Callable[[Path], VideoReader]
+
+# Other videos tried in place of a bad one before the data are given up on.
+MAX_REPLACEMENTS = 20
+
+
+class BadVideo(NamedTuple):
+    """A video that could not be read: its row in the manifest, and why."""
+
+    row: int
+    path: str
+    reason: str
+
+
+class Clip(NamedTuple):
+    """One augmented clip; `frames` uint8 (T, S, S, 3), None when nothing could be read."""
+
+    frames: Tensor | None
+    label: int
+    row: int
+    bad: list[BadVideo]
+
+
+class ClipBatch(NamedTuple):
+    """Clips of a batch, those that could be read.
+
+    Attributes:
+        clips: uint8 (N, T, S, S, 3).
+        labels: int64 (N,).
+        rows: int64 (N,), rows of the manifest.
+        bad: the videos that could not be read.
+    """
+
+    clips: Tensor
+    labels: Tensor
+    rows: Tensor
+    bad: list[BadVideo]
+
+
+class VideoViews(NamedTuple):
+    """All views of one video, decoded once.
+
+    Attributes:
+        row: row of the manifest.
+        label: class id.
+        frames: uint8 (U, H, W, 3), each wanted frame once; None when the video failed.
+        clips: int64 (num_clips, T), indices into `frames`.
+        boxes: crops (top, left, height, width); view = clip * len(boxes) + crop.
+        failure: why there are no frames.
+    """
+
+    row: int
+    label: int
+    frames: Tensor | None
+    clips: Tensor
+    boxes: list[tuple[int, int, int, int]]
+    failure: str
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """How a training clip is cut: see the `data` section of a config for each."""
+
+    num_frames: int
+    frame_stride: int
+    short_side: Sequence[int]
+    crop_size: int
+    flip: float
+
+
+class TrainClips(Dataset[Clip]):
+    """Augmented clips by `SampleKey`: the same key and seed give the same bytes, anywhere.
+
+    Args:
+        manifest: the videos.
+        spec: how to cut a clip.
+        open_video: path -> reader.
+        seed: of the augmentation.
+        replace: put a deterministic other video in the place of a bad one (training); otherwise
+            the clip is left out (validation).
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        spec: ClipSpec,
+        *,
+        open_video: OpenVideo,
+        seed: int,
+        replace: bool,
+    ) -> None:
+        self.manifest, self.spec, self.open_video = manifest, spec, open_video
+        self.seed, self.replace = seed, replace
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getitem__(self, key: SampleKey) -> Clip:
+        bad: list[BadVideo] = []
+        others = np.random.default_rng([self.seed, key.epoch, key.row, 1])
+        row = key.row
+        for _ in range(1 + (MAX_REPLACEMENTS if self.replace else 0)):
+            # A stream of draws of its own, apart from the one that chooses replacements.
+            rng = np.random.default_rng([self.seed, key.epoch, key.row, 0])
+            try:
+                return Clip(self._clip(row, rng), int(self.manifest.labels[row]), row, bad)
+            except VideoDecodeError as error:
+                bad.append(BadVideo(row, error.path, error.reason))
+            row = int(others.integers(len(self.manifest)))
+        if self.replace:
+            raise DataError(
+                f"{self.manifest.name}: {len(bad)} videos drawn one after the other cannot be "
+                f"read, the last of them {bad[-1].path} ({bad[-1].reason}); check data.root"
+            )
+        return Clip(None, int(self.manifest.labels[key.row]), key.row, bad)
+
+    def _clip(self, row: int, rng: np.random.Generator) -> Tensor:
+        spec = self.spec
+        with self.open_video(Path(self.manifest.paths[row])) as video:
+            span = spec.num_frames * spec.frame_stride
+            start = random_start(video.num_frames, span, rng)
+            wanted = frame_indices(start, spec.num_frames, spec.frame_stride, video.num_frames)
+            frames = video.frames(wanted)
+        return train_crop(
+            frames,
+            short_side=spec.short_side,
+            crop_size=spec.crop_size,
+            flip=spec.flip,
+            rng=rng,
+        )
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """Which views of a video are scored: see the `data` and `eval` sections of a config."""
+
+    num_frames: int
+    frame_stride: int
+    num_clips: int
+    clip_rule: ClipRule
+    crops: Crops
+    short_side: int
+    crop_size: int
+
+    @property
+    def num_views(self) -> int:
+        """Views of one video: clips x crops."""
+        return self.num_clips * (3 if self.crops == "three" else 1)
+
+    def describe(self) -> str:
+        """Returns the protocol in words, to stand beside every number."""
+        crops = {
+            "full": f"fully convolutional at short side {self.short_side}",
+            "center": f"center crop {self.crop_size} of short side {self.short_side}",
+            "three": f"three crops {self.short_side} of short side {self.short_side}",
+        }[self.crops]
+        return (
+            f"{self.num_clips} clips ({self.clip_rule}) of {self.num_frames} frames, stride "
+            f"{self.frame_stride}, {crops}, softmax averaged over views"
+        )
+
+
+class EvalVideos(Dataset[VideoViews]):
+    """Whole videos by row: every frame that some view wants, decoded and resized once."""
+
+    def __init__(self, manifest: Manifest, spec: ViewSpec, *, open_video: OpenVideo) -> None:
+        self.manifest, self.spec, self.open_video = manifest, spec, open_video
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getitem__(self, row: int) -> VideoViews:
+        label = int(self.manifest.labels[row])
+        try:
+            with self.open_video(Path(self.manifest.paths[row])) as video:
+                frames, clips, boxes = read_views(video, self.spec)
+        except VideoDecodeError as error:
+            return VideoViews(row, label, None, torch.empty(0), [], error.reason)
+        return VideoViews(row, label, frames, clips, boxes, "")
+
+
+def read_views(
+    video: VideoReader, spec: ViewSpec
+) -> tuple[Tensor, Tensor, list[tuple[int, int, int, int]]]:
+    """Returns the frames, clips and boxes of `VideoViews` for an open video.
+
+    Raises:
+        VideoDecodeError: a wanted frame cannot be decoded.
+    """
+    clips = eval_clips(
+        video.num_frames,
+        num_frames=spec.num_frames,
+        stride=spec.frame_stride,
+        num_clips=spec.num_clips,
+        rule=spec.clip_rule,
+    )
+    wanted, positions = np.unique(np.asarray(clips), return_inverse=True)
+    frames = torch.from_numpy(video.frames(wanted.tolist()))
+    height, width = short_side_size(frames.shape[1], frames.shape[2], spec.short_side)
+    boxes = eval_crops(height, width, crops=spec.crops, crop_size=spec.crop_size)
+    indices = torch.from_numpy(positions.reshape(len(clips), spec.num_frames))
+    return resize(frames, height, width), indices, boxes
+
+
+def collate(clips: Sequence[Clip]) -> ClipBatch:
+    """Returns the clips that could be read as one batch; (0, ...) when none could."""
+    read = [clip for clip in clips if clip.frames is not None]
+    frames = [clip.frames for clip in read if clip.frames is not None]
+    return ClipBatch(
+        torch.stack(frames) if frames else torch.empty(0, dtype=torch.uint8),
+        torch.tensor([clip.label for clip in read], dtype=torch.int64),
+        torch.tensor([clip.row for clip in read], dtype=torch.int64),
+        [bad for clip in clips for bad in clip.bad],
+    )
+
+
+def clip_loader(
+    dataset: TrainClips, keys: Iterable[Sequence[SampleKey]], *, num_workers: int, pin: bool
+) -> DataLoader[Any]:
+    """Returns a loader of `ClipBatch`, one for each list of keys, in order."""
+    return DataLoader(
+        dataset,
+        batch_sampler=keys,  # type: ignore[arg-type]  # torch types it for int keys only
+        num_workers=num_workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        worker_init_fn=_start_worker,
+    )
+
+
+def video_loader(
+    dataset: EvalVideos, rows: Sequence[int], *, num_workers: int, pin: bool
+) -> DataLoader[Any]:
+    """Returns a loader of `VideoViews`, one for each row, in order."""
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=rows,
+        num_workers=num_workers,
+        pin_memory=pin,
+        prefetch_factor=2 if num_workers else None,
+        worker_init_fn=_start_worker,
+    )
+
+
+def keyed_batches(rows: Sequence[int], batch_size: int, epoch: int) -> list[list[SampleKey]]:
+    """Returns `rows` in batches of keys for one look at each, as monitoring wants."""
+    make = partial(SampleKey, epoch)
+    return [
+        [make(row) for row in rows[i : i + batch_size]] for i in range(0, len(rows), batch_size)
+    ]
+
+
+def _start_worker(_: int) -> None:
+    """Leaves the ending of a run to the main process, which still has a checkpoint to save."""
+    torch.set_num_threads(1)
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(name, signal.SIG_IGN)

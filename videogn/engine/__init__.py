@@ -1,0 +1,1 @@
+"""Training, evaluation and what keeps them safe; knows nothing of configs, networks or videos."""

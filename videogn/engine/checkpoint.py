@@ -1,0 +1,154 @@
+"""Checkpoints that prove themselves: tensors and plain values, with a digest over all of them.
+
+`torch.load` does not check a zip file's checksums: a flipped bit loads as a wrong weight. So each
+file carries the SHA-256 of everything else in it, and loading compares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videogn.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+
+def save(path: Path, contents: Mapping[str, Any]) -> None:
+    """Writes `contents` and their digest under `path`, whole or not at all.
+
+    Written beside, flushed to the disk, then renamed: a kill at any moment leaves the old file or
+    the new one.
+
+    Args:
+        path: the file; its folder is made.
+        contents: nested dicts and lists of tensors, str, int, float, bool and None.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save({**contents, "digest": digest(contents)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Returns the verified contents of a checkpoint, on the CPU, without `digest`.
+
+    Raises:
+        CheckpointError: there is no such file, it is none of ours, or it is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist")
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"checkpoint {path} cannot be read ({reason})") from error
+    if not isinstance(contents, dict) or "digest" not in contents:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of videogn; to start from its weights, train with "
+            f"model.init={path}"
+        )
+    stated = contents.pop("digest")
+    if digest(contents) != stated:
+        raise CheckpointError(
+            f"checkpoint {path} is damaged: its contents do not match the digest inside it; "
+            "use an older one of the same folder"
+        )
+    return contents
+
+
+def digest(contents: Any) -> str:
+    """Returns the SHA-256 over all names, types, shapes, bytes and plain values, in hex."""
+    sha = hashlib.sha256()
+    _absorb(sha, contents)
+    return sha.hexdigest()
+
+
+def _absorb(sha: Any, value: Any) -> None:
+    if isinstance(value, Tensor):
+        tensor = value.detach().cpu().contiguous()
+        sha.update(f"tensor {tensor.dtype} {tuple(tensor.shape)};".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(value, Mapping):
+        sha.update(f"dict {len(value)};".encode())
+        for key, item in value.items():
+            _absorb(sha, key)
+            _absorb(sha, item)
+    elif isinstance(value, list | tuple):
+        sha.update(f"list {len(value)};".encode())
+        for item in value:
+            _absorb(sha, item)
+    else:
+        sha.update(f"{type(value).__name__} {value!r};".encode())
+
+
+def publish(path: Path, name: str) -> None:
+    """Makes `name`, beside `path`, the same file: a hard link, a copy where there are none."""
+    target = path.with_name(name)
+    temporary = path.with_name(f"{name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        shutil.copyfile(path, temporary)
+    temporary.replace(target)
+    _sync_folder(path.parent)
+
+
+def step_file(folder: Path, step: int) -> Path:
+    """Returns where the checkpoint of a step lies."""
+    return folder / f"step_{step:09d}.pt"
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Deletes all but the newest `keep` checkpoints of steps; `last.pt` and `best.pt` stay."""
+    for path in sorted(folder.glob("step_*.pt"))[:-keep]:
+        path.unlink()
+
+
+def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Returns the newest checkpoint of a run that is undamaged, None when there are none at all.
+
+    Raises:
+        CheckpointError: there are some and every one is damaged: never a silent start from scratch.
+    """
+    paths = sorted(folder.glob("step_*.pt"), reverse=True)
+    for path in paths:
+        try:
+            return path, load(path)
+        except CheckpointError as error:
+            log.warning("%s; trying the one before", error)
+    if paths:
+        raise CheckpointError(
+            f"all {len(paths)} checkpoints in {folder} are damaged; restore one, or start anew "
+            "with resume=never"
+        )
+    return None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename in `folder` survive a power cut, where the system can."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        log.debug("%s cannot be flushed", folder)
+    finally:
+        os.close(descriptor)

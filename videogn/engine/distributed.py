@@ -1,0 +1,86 @@
+"""The ranks of one run under torchrun, or the single process without it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Who this process is among those of the run."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks to the user."""
+        return self.rank == 0
+
+
+def join(device: torch.device) -> Ranks:
+    """Returns this process's place, having joined the others if torchrun started it.
+
+    NCCL for CUDA, gloo for everything else; the rendezvous comes from torchrun's environment.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return Ranks()
+    if not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def leave() -> None:
+    """Leaves the group, if one was joined."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def all_sum(tensor: Tensor) -> Tensor:
+    """Returns the sum over ranks, on the device it came from; unchanged for a single process."""
+    if not dist.is_initialized():
+        return tensor
+    # NCCL moves CUDA tensors only, gloo CPU tensors.
+    on = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    total = tensor.to(on, copy=True)
+    dist.all_reduce(total)
+    return total.to(tensor.device)
+
+
+def any_rank(flag: bool) -> bool:
+    """Returns whether `flag` is true on any rank, the same answer on all."""
+    return bool(all_sum(torch.tensor(int(flag))).item())
+
+
+def from_main(value: str) -> str:
+    """Returns rank 0's `value` on every rank."""
+    values = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def gather(value: T) -> list[T]:
+    """Returns every rank's `value`, in the order of ranks, on every rank."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def barrier() -> None:
+    """Waits for every rank."""
+    if dist.is_initialized():
+        dist.barrier()

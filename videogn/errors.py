@@ -1,0 +1,69 @@
+"""Every error a user can meet, each with the exit code that `run.py` ends with.
+
+Messages are one sentence: what, which value, where, and what to do.
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+
+
+class VideognError(Exception):
+    """Base of all errors that are the input's fault rather than a defect of the program."""
+
+    exit_code = 2
+
+
+class ConfigError(VideognError):
+    """A key, type or value of the configuration or the command line is refused."""
+
+
+class WeightsError(VideognError):
+    """A file of pre-trained weights cannot be found, downloaded or read."""
+
+
+class WeightsMismatchError(WeightsError):
+    """A file of weights was read but does not fit the network; the message lists every tensor."""
+
+
+class CheckpointError(VideognError):
+    """A checkpoint is missing, damaged, or belongs to another network."""
+
+
+class DataError(VideognError):
+    """The data root, a manifest or too many of its videos are unusable."""
+
+    exit_code = 3
+
+
+class VideoDecodeError(DataError):
+    """One video cannot give the frames asked for.
+
+    Attributes:
+        path: the file.
+        reason: why, in a few words.
+    """
+
+    def __init__(self, path: str | PathLike[str], reason: str) -> None:
+        super().__init__(str(path), reason)  # the arguments, so that it pickles across workers
+        self.path = str(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class IncompleteEvaluationError(VideognError):
+    """A result was asked for before every (video, view) had been scored exactly once."""
+
+
+class TrainingDivergedError(VideognError):
+    """The loss or a gradient is no longer a finite number."""
+
+    exit_code = 4
+
+
+class RunInterruptedError(VideognError):
+    """A signal ended the run; its checkpoint is saved."""
+
+    exit_code = 130

@@ -1,0 +1,486 @@
+"""The story of a run: data, weights, training, the test at its end; and a test on its own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from videogn import build
+from videogn.config import Config, config_from, to_dict
+from videogn.data.dataset import BadVideo
+from videogn.data.manifest import Manifest
+from videogn.engine import checkpoint, distributed
+from videogn.engine.distributed import Ranks
+from videogn.engine.evaluate import EvalResult, ViewAverager, clip_error, evaluate
+from videogn.engine.precise_bn import batch_norms, precise_bn
+from videogn.engine.progress import log_to_file, log_to_terminal, track
+from videogn.engine.schedule import Schedule
+from videogn.engine.signals import noted_signals
+from videogn.engine.tracking import NullTracker, Tracker
+from videogn.engine.train import Hooks, TrainState, train
+from videogn.errors import CheckpointError, ConfigError, DataError
+from videogn.model.i3d import I3DResNet
+from videogn.runs import (
+    find_resumable,
+    new_run_folder,
+    rewind_records,
+    write_json,
+    write_run_files,
+)
+from videogn.weights import load_weights
+
+log = logging.getLogger(__name__)
+
+
+def run_training(config: Config) -> Path:
+    """Trains and tests an experiment, going on with an unfinished run of it; returns its folder.
+
+    What is wrong is found in this order, before anything is written: configuration (by the
+    caller), data, weights.
+
+    Raises:
+        VideognError: see `errors`; its exit code says which kind.
+    """
+    device = build.pick_device(config)
+    ranks = distributed.join(device)
+    log_to_terminal(is_main=ranks.is_main)
+    build.set_determinism(config)
+    try:
+        data = {split: build.build_manifest(config, split) for split in ("train", "val")}
+        folder = Path(distributed.from_main(str(_choose_folder(config))))
+        run = _Run(config, folder, data["train"], data["val"], device, ranks)
+        return run.go()
+    finally:
+        distributed.leave()
+
+
+def run_test(path: str | Path, overrides: Sequence[str], out: Path | None) -> dict[str, Any]:
+    """Tests a checkpoint under the protocol it was trained for, or another; returns `test.json`.
+
+    Args:
+        path: the checkpoint.
+        overrides: `dotted.key=value`, most often of `eval` or `data.root`.
+        out: folder of the results; by default one beside the run's checkpoints, named after the
+            protocol, so that the run's own test stays.
+
+    Raises:
+        DataError: more videos failed than `data.max_bad_fraction` allows; the result is written.
+    """
+    contents = checkpoint.load(path)
+    config = config_from(contents["config"], overrides, where=str(path))
+    device = build.pick_device(config)
+    ranks = distributed.join(device)
+    log_to_terminal(is_main=ranks.is_main)
+    build.set_determinism(config)
+    try:
+        manifest = build.build_manifest(config, "val")
+        model = restore_model(config, contents, path).to(device)
+        _same_classes(contents["classes"], manifest, path)
+        folder = out or _test_folder(Path(path), config)
+        source = {"checkpoint": Path(path).name, "step": contents["step"]}
+        return test_model(config, model, manifest, device, ranks, folder=folder, source=source)
+    finally:
+        distributed.leave()
+
+
+def restore_model(config: Config, contents: Mapping[str, Any], path: str | Path) -> I3DResNet:
+    """Returns the network of a checkpoint with its weights, on the CPU.
+
+    Raises:
+        CheckpointError: `config` was overridden to describe another network.
+    """
+    model = build.build_model(config, len(contents["classes"]))
+    have, wanted = contents["fingerprint"], build.fingerprint(config, model)
+    for key in model.fingerprint():
+        if key != "window" and have.get(key) != wanted[key]:
+            raise CheckpointError(
+                f"{path} holds a network with {key}={have.get(key)}, not {wanted[key]}; "
+                "leave out the override of it"
+            )
+    model.load_state_dict(contents["model"])
+    return model
+
+
+def test_model(
+    config: Config,
+    model: nn.Module,
+    manifest: Manifest,
+    device: torch.device,
+    ranks: Ranks,
+    *,
+    folder: Path,
+    source: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Runs the multi-clip test and writes `test.json` and `predictions.csv`; returns the former.
+
+    Raises:
+        DataError: more videos failed than `data.max_bad_fraction` allows, after writing.
+    """
+    spec = build.build_view_spec(config)
+    averager = ViewAverager(len(manifest), spec.num_views, len(manifest.classes))
+    videos = build.build_video_loader(config, manifest, ranks)
+    share = len(range(ranks.rank, len(manifest), ranks.world))
+    if ranks.is_main:
+        log.info("testing %d videos: %s", len(manifest), spec.describe())
+        videos = track(videos, total=share, what="test", unit="videos")
+    failures = evaluate(
+        model,
+        videos,
+        averager,
+        to_input=build.build_to_input(config, device),
+        device=device,
+        views_per_forward=config.eval.views_per_forward,
+    )
+    averager.reduce()
+    result = averager.result()
+    failed = {row: why for part in distributed.gather(failures) for row, why in part.items()}
+    report = {
+        "top1": result.top1,
+        "top5": result.top5,
+        "top1_decoded": result.top1_decoded,
+        "num_videos": result.num_videos,
+        "num_decoded": result.num_decoded,
+        "failed": [{"path": manifest.paths[row], "reason": failed[row]} for row in sorted(failed)],
+        "protocol": spec.describe(),
+        **source,
+    }
+    if ranks.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_predictions(folder / "predictions.csv", manifest, result, failed)
+        write_json(folder / "test.json", report)
+        log.info(
+            "top-1 %.2f %%, top-5 %.2f %% over %d videos (%d failed): %s",
+            result.top1,
+            result.top5,
+            result.num_videos,
+            len(failed),
+            spec.describe(),
+        )
+        for entry in report["failed"]:
+            log.warning("failed: %s: %s", entry["path"], entry["reason"])
+    if len(failed) > config.data.max_bad_fraction * len(manifest):
+        raise DataError(
+            f"{len(failed)} of {len(manifest)} videos could not be read, more than "
+            f"data.max_bad_fraction={config.data.max_bad_fraction} allows; they are listed in "
+            f"{folder / 'test.json'} and count as wrong"
+        )
+    return report
+
+
+@dataclass
+class _Run:
+    """One run in its folder."""
+
+    config: Config
+    folder: Path
+    train_data: Manifest
+    val_data: Manifest
+    device: torch.device
+    ranks: Ranks
+
+    def go(self) -> Path:
+        """Trains from wherever the folder's checkpoints are, then tests; returns the folder."""
+        found = self._checkpoint()
+        state, wandb_id = self._restore(*found) if found else (self._start(), None)
+        schedule = build.build_schedule(self.config, len(self.train_data), self.ranks.world)
+        last = min(schedule.total_steps, self.config.optim.max_steps or schedule.total_steps)
+        if state.step >= last and (self.folder / "test.json").is_file():
+            log.info("%s is finished; resume=never starts another run", self.folder)
+            return self.folder
+        self.bad = _BadSamples(self.folder, len(self.train_data), self.config)
+        with ExitStack() as stack:
+            if self.ranks.is_main:
+                handler = log_to_file(self.folder / "log.txt")
+                stack.callback(lambda: logging.getLogger("videogn").removeHandler(handler))
+                stack.callback(handler.close)
+            self.tracker = self._track(wandb_id)
+            stack.callback(self.tracker.close)
+            self._announce(state, schedule)
+            if state.step < last:
+                with noted_signals() as interrupted:
+                    self._train(state, schedule, last, interrupted)
+            result = self._test(state)
+            self.tracker.summarize({f"test/{key}": result[key] for key in ("top1", "top5")})
+        return self.folder
+
+    def _checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
+        """Returns what to go on from: the checkpoint asked for, else the folder's newest."""
+        if self.config.resume in ("auto", "never"):
+            return checkpoint.newest(self.folder / "checkpoints")
+        path = Path(self.config.resume)
+        return path, checkpoint.load(path)
+
+    def _start(self) -> TrainState:
+        """Returns the state before the first step: pre-trained weights, and the run's files."""
+        classes = self.train_data.classes
+        model = build.build_model(self.config, len(classes))
+        mean = std = None
+        if self.config.model.init:
+            report = load_weights(
+                model,
+                self.config.model.init,
+                inflation=self.config.model.inflation,
+                classes=classes,
+            )
+            log.info("init: %s", report)
+            mean, std = report.mean, report.std
+        self.config = build.resolve(self.config, len(classes), mean, std)
+        if self.ranks.is_main:
+            write_run_files(self.folder, to_dict(self.config), self.ranks.world)
+        return build.build_state(self.config, model, self.device)
+
+    def _restore(self, path: Path, contents: dict[str, Any]) -> tuple[TrainState, str | None]:
+        """Returns the state of a checkpoint and its W&B id, everything as it was."""
+        stored = contents["config"]["data"]
+        self.config = build.resolve(
+            self.config, len(contents["classes"]), stored["mean"], stored["std"]
+        )
+        model = restore_model(self.config, contents, path)
+        have, wanted = contents["fingerprint"], build.fingerprint(self.config, model)
+        differ = [key for key in wanted if have.get(key) != wanted[key]]
+        if differ:
+            raise CheckpointError(
+                f"{path} was trained with {differ[0]}={have.get(differ[0])}, not "
+                f"{wanted[differ[0]]}; start anew with resume=never"
+            )
+        _same_classes(contents["classes"], self.train_data, path)
+        state = build.build_state(self.config, model, self.device)
+        state.optimizer.load_state_dict(contents["optimizer"])
+        state.scaler.load_state_dict(contents["scaler"])
+        state.step, state.best_error = contents["step"], contents["metrics"]["best_error"]
+        same_run = path.parent.parent == self.folder
+        if self.ranks.is_main and same_run:
+            rewind_records(self.folder / "metrics.jsonl", state.step)
+        elif self.ranks.is_main:
+            write_run_files(self.folder, to_dict(self.config), self.ranks.world)
+        log.info("resumed %s at step %d", path, state.step)
+        return state, contents["wandb_id"] if same_run else None
+
+    def _track(self, wandb_id: str | None) -> Tracker | NullTracker:
+        if not self.ranks.is_main:
+            return NullTracker()
+        return Tracker(
+            self.folder,
+            mode=self.config.wandb.mode,
+            project=self.config.wandb.project,
+            config=to_dict(self.config),
+            wandb_id=wandb_id,
+        )
+
+    def _announce(self, state: TrainState, schedule: Schedule) -> None:
+        model = state.model
+        parameters = sum(p.numel() for p in model.parameters())
+        norm, model_config = self.config.model.norm, self.config.model
+        log.info("run %s on %s, %d process(es)", self.folder, self.device, self.ranks.world)
+        log.info(
+            "%s, %s norm, %s parameters, %d train and %d val videos of %d classes",
+            model_config.arch,
+            norm.kind.upper(),
+            f"{parameters:,}",
+            len(self.train_data),
+            len(self.val_data),
+            len(self.train_data.classes),
+        )
+        log.info(schedule.describe())
+
+    def _train(self, state: TrainState, schedule: Schedule, last: int, interrupted: Any) -> None:
+        accumulate = self.config.optim.accumulate
+        start = state.step * accumulate
+        batches = build.build_train_loader(
+            self.config, self.train_data, self.ranks, start=start, stop=last * accumulate
+        )
+        if self.ranks.is_main:
+            batches = track(
+                batches, total=last * accumulate, what="train", unit="batches", start=start
+            )
+        hooks = Hooks(
+            log=self._log,
+            bad=self.bad.note,
+            save=self._save,
+            monitor=lambda state: self._monitor(state, schedule),
+            interrupted=interrupted,
+        )
+        train(
+            state,
+            iter(batches),
+            schedule=schedule,
+            options=build.build_train_options(self.config),
+            to_input=build.build_to_input(self.config, self.device),
+            ranks=self.ranks,
+            hooks=hooks,
+        )
+
+    def _log(self, record: Mapping[str, Any]) -> None:
+        self.tracker.log(record)
+        log.info(
+            "step %d epoch %.2f loss %.4f lr %.3g %.1f clips/s data %.0f %%",
+            record["step"],
+            record["epoch"],
+            record["loss"],
+            record["lr"],
+            record["clips_per_s"],
+            100 * record["data_wait"],
+        )
+
+    def _monitor(self, state: TrainState, schedule: Schedule) -> None:
+        """Measures the 1-clip error of Fig. 7 and keeps the best checkpoint for users."""
+        self._measure_bn(state)
+        epoch = schedule.epoch(state.step)
+        batches = build.build_monitor_loader(
+            self.config, self.val_data, self.ranks, epoch=round(epoch)
+        )
+        to_input = build.build_to_input(self.config, self.device)
+        errors = clip_error(state.model, batches, len(self.val_data), to_input=to_input)
+        self.tracker.log({"step": state.step, "epoch": epoch, "split": "val", **errors})
+        error = errors["val/error_1clip_aug"]
+        log.info("epoch %.2f: 1-clip error under training augmentation %.2f %%", epoch, error)
+        if error < state.best_error:
+            state.best_error = error
+            if self.ranks.is_main:
+                checkpoint.save(self.folder / "checkpoints" / "best.pt", self._contents(state))
+
+    def _measure_bn(self, state: TrainState) -> None:
+        """Measures BN's population statistics on coming training batches, at most an epoch's."""
+        if not batch_norms(state.model) or not self.config.eval.precise_bn_batches:
+            return
+        per_rank = self.config.optim.clips_per_gpu * self.ranks.world
+        count = min(self.config.eval.precise_bn_batches, ceil(len(self.train_data) / per_rank))
+        start = state.step * self.config.optim.accumulate
+        batches = build.build_train_loader(
+            self.config, self.train_data, self.ranks, start=start, stop=start + count
+        )
+        to_input = build.build_to_input(self.config, self.device)
+        precise_bn(state.model, batches, to_input=to_input)
+
+    def _test(self, state: TrainState) -> dict[str, Any]:
+        """Tests the last weights, the paper's way, with BN measured by the last monitoring."""
+        return test_model(
+            self.config,
+            state.model,
+            self.val_data,
+            self.device,
+            self.ranks,
+            folder=self.folder,
+            source={"checkpoint": "last.pt", "step": state.step},
+        )
+
+    def _save(self, state: TrainState) -> None:
+        if self.ranks.is_main:
+            folder = self.folder / "checkpoints"
+            path = checkpoint.step_file(folder, state.step)
+            checkpoint.save(path, self._contents(state))
+            checkpoint.publish(path, "last.pt")
+            checkpoint.prune(folder, self.config.keep_checkpoints)
+        distributed.barrier()
+
+    def _contents(self, state: TrainState) -> dict[str, Any]:
+        model = state.model
+        assert isinstance(model, I3DResNet)
+        schedule = build.build_schedule(self.config, len(self.train_data), self.ranks.world)
+        return {
+            "model": model.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "scaler": state.scaler.state_dict(),
+            "ema": None,
+            "step": state.step,
+            "epoch": schedule.epoch(state.step),
+            "config": to_dict(self.config),
+            "classes": list(self.train_data.classes),
+            "fingerprint": build.fingerprint(self.config, model),
+            "metrics": {"best_error": state.best_error},
+            "wandb_id": self.tracker.wandb_id,
+        }
+
+
+class _BadSamples:
+    """The training videos that were replaced: counted, listed once each, and not too many."""
+
+    def __init__(self, folder: Path, num_videos: int, config: Config) -> None:
+        self.path, self.num_videos = folder / "bad_samples.jsonl", num_videos
+        self.max_fraction = config.data.max_bad_fraction
+        self.rows: set[int] = set()
+        if self.path.is_file():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            self.rows = {json.loads(line)["row"] for line in lines}
+
+    def note(self, bad: Sequence[BadVideo]) -> None:
+        """Lists the new ones among `bad`.
+
+        Raises:
+            DataError: too large a share of the data is bad.
+        """
+        for video in bad:
+            if video.row in self.rows:
+                continue
+            self.rows.add(video.row)
+            log.warning("bad video, another takes its place: %s: %s", video.path, video.reason)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(video._asdict()) + "\n")
+        if len(self.rows) > self.max_fraction * self.num_videos:
+            raise DataError(
+                f"{len(self.rows)} of {self.num_videos} training videos cannot be read, more than "
+                f"data.max_bad_fraction={self.max_fraction} allows; see {self.path}"
+            )
+
+
+def _choose_folder(config: Config) -> Path:
+    """Returns the folder to go on in or to begin; only rank 0's answer counts."""
+    base = Path("runs") / config.name
+    if config.run_dir:
+        folder = Path(config.run_dir)
+        if config.resume != "auto" and any((folder / "checkpoints").glob("step_*.pt")):
+            raise ConfigError(
+                f"run_dir={folder} holds a run already; choose another, or resume=auto"
+            )
+        return folder
+    found = find_resumable(base, to_dict(config)) if config.resume == "auto" else None
+    return found or new_run_folder(base)
+
+
+def _test_folder(path: Path, config: Config) -> Path:
+    """Returns where a test of the checkpoint at `path` goes: `<run>/test_<protocol>`."""
+    run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    e = config.eval
+    return run / f"test_{path.stem}_{e.num_clips}x{e.crops}_{e.clip_rule}_{e.short_side}"
+
+
+def _same_classes(classes: Sequence[str], manifest: Manifest, path: str | Path) -> None:
+    for i, (trained, listed) in enumerate(zip(classes, manifest.classes, strict=False)):
+        if trained != listed:
+            raise CheckpointError(
+                f"class {i} is {trained!r} in {path} but {listed!r} in {manifest.name}; "
+                "its classes.txt must be the one trained with"
+            )
+    if len(classes) != len(manifest.classes):
+        raise CheckpointError(
+            f"{path} knows {len(classes)} classes, {manifest.name} {len(manifest.classes)}"
+        )
+
+
+def _write_predictions(
+    path: Path, manifest: Manifest, result: EvalResult, failed: Mapping[int, str]
+) -> None:
+    """Writes one row a video: what it is, what it was taken for, how surely, and the top 5."""
+    top = result.probs.topk(min(5, result.probs.shape[1]), dim=1)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "prediction", "probability", "correct", "top5", "failed"])
+        for row, video in enumerate(manifest.paths):
+            names = [manifest.classes[i] for i in top.indices[row].tolist()]
+            label = manifest.classes[int(manifest.labels[row])]
+            if row in failed:
+                writer.writerow([video, label, "", "", 0, "", failed[row]])
+                continue
+            probability = f"{float(top.values[row, 0]):.6f}"
+            correct = int(result.correct[row])
+            writer.writerow([video, label, names[0], probability, correct, "|".join(names), ""])

@@ -1,0 +1,77 @@
+"""Normalization as one idea: a function from channels to a layer over (N, C, T, H, W)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+from torch import nn
+
+NormFactory = Callable[[int], nn.Module]
+NormKind = Literal["gn", "bn", "ln", "in"]
+NORM_KINDS: tuple[str, ...] = get_args(NormKind)
+
+
+def norm_factory(
+    kind: NormKind,
+    *,
+    num_groups: int = 32,
+    channels_per_group: int | None = None,
+    eps: float = 1e-5,
+    momentum: float = 0.1,
+) -> NormFactory:
+    """Returns the function that makes one normalization layer, given its number of channels.
+
+    Every kind computes `y = gamma * (x - mean) / sqrt(var + eps) + beta` with the biased variance
+    and one gamma and beta per channel (arXiv:1803.08494, eq. 1-7); they differ in the set of
+    positions that share a mean and a variance:
+
+        bn   (N, T, H, W)                     per channel
+        ln   (C, T, H, W)                     per clip
+        in   (T, H, W)                        per clip and channel
+        gn   (T, H, W) and C / G channels     per clip and group
+
+    Args:
+        kind: which of the four.
+        num_groups: G of "gn".
+        channels_per_group: C / G of "gn" instead of G, the same in every layer.
+        eps: added to the variance.
+        momentum: weight of the newest batch in BN's running statistics, as PyTorch counts it
+            (Caffe2's 0.9 is 0.1 here).
+
+    Raises:
+        ValueError: an unknown kind; or, when a layer is made, groups that do not divide it.
+    """
+    match kind:
+        case "gn":
+            return lambda channels: _group_norm(channels, num_groups, channels_per_group, eps)
+        case "ln":  # one group
+            return lambda channels: nn.GroupNorm(1, channels, eps=eps)
+        case "in":  # a group per channel
+            return lambda channels: nn.GroupNorm(channels, channels, eps=eps)
+        case "bn":
+            return lambda channels: nn.BatchNorm3d(channels, eps=eps, momentum=momentum)
+    raise ValueError(f"unknown norm kind {kind!r}; known: {', '.join(NORM_KINDS)}")
+
+
+def _group_norm(
+    channels: int, num_groups: int, channels_per_group: int | None, eps: float
+) -> nn.GroupNorm:
+    if channels_per_group is not None:
+        if channels_per_group < 1 or channels % channels_per_group:
+            raise ValueError(
+                f"{channels_per_group} channels per group do not divide {channels} channels"
+            )
+        num_groups = channels // channels_per_group
+    if num_groups < 1 or channels % num_groups:
+        raise ValueError(f"{num_groups} groups do not divide {channels} channels")
+    return nn.GroupNorm(num_groups, channels, eps=eps)
+
+
+def norm_layers(model: nn.Module) -> list[nn.Module]:
+    """Returns the normalization layers of `model` in order, of whatever kind.
+
+    Told by class, not by a shared base: torch gives GroupNorm and BatchNorm none.
+    """
+    kinds = (nn.GroupNorm, nn.modules.batchnorm._NormBase, nn.LayerNorm)
+    return [module for module in model.modules() if isinstance(module, kinds)]

@@ -1,0 +1,1 @@
+"""What runs reached, beside what the paper did."""
