@@ -9,7 +9,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_prep.index import LABEL_RULES, Index, index_videos, split_positions, write_index
+from data_prep.index import (
+    LABEL_RULES,
+    Index,
+    index_videos,
+    split_folders,
+    split_positions,
+    write_index,
+)
 from videogn.data.synthetic import MOTIONS, write_synthetic
 from videogn.errors import DataError, VideognError
 
@@ -47,6 +54,7 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     add("--label-from", choices=LABEL_RULES, required=True, help="where a video's label is found")
     add("--csv", metavar="FILE", type=Path, help="for --label-from csv: columns path,label")
     add("--val", metavar="FRACTION", type=_fraction, default=0.1, help="share held out (0.1)")
+    add("--split-folders", action="store_true", help="the folders train and val of SRC decide")
     add("--val-same", action="store_true", help="validate on the training videos")
     add("--seed", type=int, default=0, help="which videos are held out (0)")
     add("--debug", action="store_true", help="show the traceback of an error")
@@ -74,7 +82,10 @@ def _index(arguments: argparse.Namespace) -> None:
     if arguments.val_same:
         index.splits = {"train": everything, "val": everything}
     else:
-        train, val = split_positions(index.labels, arguments.val, arguments.seed)
+        if arguments.split_folders:
+            train, val = split_folders(index.source, index.paths)
+        else:
+            train, val = split_positions(index.labels, arguments.val, arguments.seed)
         index.splits = {"train": train, "val": val} if val else {"train": train}
     write_index(index, arguments.out)
     _print_summary(index, arguments.out)

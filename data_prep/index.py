@@ -136,6 +136,25 @@ def split_positions(
     return sorted(set(range(len(labels))) - set(val)), sorted(val)
 
 
+def split_folders(source: Path, paths: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Positions of `paths` for training and for validation, by the first folder of each path.
+
+    It must begin with `train` or with `val`, as copies of Kinetics have it (train, train_256, val,
+    validation); DataError names the first path where it does not.
+    """
+    splits: dict[str, list[int]] = {"train": [], "val": []}
+    for position, path in enumerate(paths):
+        first = path.split("/")[0].lower()
+        name = next((name for name in splits if "/" in path and first.startswith(name)), None)
+        if name is None:
+            raise DataError(
+                f"{source / path}: lies in no folder train or val of {source}; move it, or choose "
+                "the split with --val FRACTION"
+            )
+        splits[name].append(position)
+    return splits["train"], splits["val"]
+
+
 def write_index(index: Index, out: Path) -> None:
     """Writes `index` as a data root to `out`: csv files, classes.txt, source.txt, ignored.txt."""
     stale = out / "val.csv"

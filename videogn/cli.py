@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
         words.insert(0, "train")
     args = _parse(words)
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # as Ctrl-C; training has a way of its own
+        signal.signal(number, signal.default_int_handler)
     try:
         return args.command(args)
     except VideognError as error:

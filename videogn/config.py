@@ -8,9 +8,9 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import yaml
 from omegaconf import MISSING, OmegaConf
@@ -135,6 +135,10 @@ NOT_SCIENTIFIC = (
     "resume",
     "data.decoder",
     "data.num_workers",
+    "model.norm.impl",
+    "model.recompute",
+    "eval.views_per_forward",
+    "eval.monitor_every_epochs",
     "wandb.mode",
     "wandb.project",
     "log_every_steps",
@@ -188,7 +192,8 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     path = find_config(source)
     try:
         values = OmegaConf.load(path)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    # OSError also for a file that is one number or date, of which OmegaConf makes nothing
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path} is not valid yaml: {_one_line(error)}") from error
     if not OmegaConf.is_dict(values) or not values:
         raise ConfigError(f"{path} holds no configuration: it must be a mapping of keys to values")
@@ -279,10 +284,18 @@ def check(config: Config) -> None:
         wanted = f"at least data.crop_size={data.crop_size}"
         _require(smallest >= data.crop_size, key, smallest, wanted)
     for key, value in (("data.mean", data.mean), ("data.std", data.std)):
-        _require(_is_colour(value), key, value, "auto, or three numbers (R, G, B) on [0, 1]")
+        _require(_is_colour(value), key, value, "auto, or three numbers (R, G, B) from 0 to 1")
     _require(isinstance(data.std, str) or min(data.std) > 0, "data.std", data.std, "above zero")
     milestones = config.optim.milestones
-    _require(milestones == sorted(milestones), "optim.milestones", milestones, "increasing epochs")
+    increasing = milestones == sorted(milestones) and all(at > 0 for at in milestones)
+    _require(increasing, "optim.milestones", milestones, "increasing epochs, above zero")
+    if config.optim.nesterov:
+        _require(
+            config.optim.momentum > 0, "optim.momentum", 0, "above zero, or optim.nesterov=false"
+        )
+    plain = Path(config.name).name == config.name and config.name != ".."
+    _require(plain, "name", config.name, "a name for a folder under runs/, without slashes")
+    _require(config.seed < 2**63, "seed", config.seed, "a number below 2^63")
     if isinstance(config.model.num_classes, str):
         _require(
             config.model.num_classes == "auto",
@@ -334,17 +347,35 @@ def _is_colour(value: Any) -> bool:
         isinstance(value, list)
         and len(value) == 3
         and all(isinstance(x, int | float) and not isinstance(x, bool) for x in value)
+        and all(0 <= x <= 1 for x in value)
     )
 
 
 def _parse_override(text: str) -> Any:
-    key, equals, _ = text.partition("=")
+    key, equals, value = text.partition("=")
     if not equals or not key or key.startswith("-"):
         raise ConfigError(f"{text!r} is not an override; write dotted.key=value")
+    if value.strip() == MISSING:
+        raise ConfigError(f"{text!r} gives no value; write dotted.key=value")
     try:
-        return OmegaConf.from_dotlist([text])
+        return OmegaConf.from_dotlist([f"{key}={_quoted(value)}" if _is_text(key) else text])
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"override {text!r} cannot be read: {_one_line(error)}") from error
+
+
+def _is_text(key: str) -> bool:
+    """Returns whether `key` takes any text, which must not be read as a number, date or bool."""
+    kind: Any = Config
+    for part in key.split("."):
+        kind = get_type_hints(kind).get(part) if is_dataclass(kind) else None
+    return kind in (str, str | None)
+
+
+def _quoted(value: str) -> str:
+    """Returns `value` so that yaml reads it as the text it is; null, quotes and ${} stay theirs."""
+    if value in ("", "null", "~") or value[0] in "\"'[{" or "${" in value:
+        return value
+    return "'" + value.replace("'", "''") + "'"
 
 
 def _explain(error: OmegaConfBaseException, source: str, part: Any) -> str:
@@ -354,23 +385,28 @@ def _explain(error: OmegaConfBaseException, source: str, part: Any) -> str:
     if "not in" in reason and key:
         return f"{source}: there is no key {key}{_nearest(key)}"
     if not key:  # OmegaConf names no key when a value stands where a section belongs
-        sections = [f.name for f in fields(Config) if is_dataclass(f.default_factory)]
         part = OmegaConf.to_container(part) if OmegaConf.is_config(part) else part
-        wrong = [s for s in sections if s in part and not isinstance(part[s], dict)]
-        key = ", ".join(wrong) or "a section"
-        reason = "is a section of keys, not a value"
-        return f"{source}: {key} {reason}"
+        given = flatten(part) if isinstance(part, dict) else {}
+        wrong = [name for name in given if name in _sections()]
+        return f"{source}: {', '.join(wrong) or 'the whole'} is a section of keys, not a value"
     return f"{source}: {key}: {reason}"
 
 
 def _nearest(key: str) -> str:
-    known = list(flatten(asdict(Config())))
-    known += sorted({name.rpartition(".")[0] for name in known if "." in name})
+    known = [*flatten(asdict(Config())), *_sections()]
+    inside = key.rpartition(".")[0]
+    known = [name for name in known if name != inside]  # that much of the key was right
     found = difflib.get_close_matches(key, known, n=1)
     if not found:  # the last part may be nearly right and its section wrong
         lasts = {name.rpartition(".")[2]: name for name in known}
         found = [lasts[x] for x in difflib.get_close_matches(key.rpartition(".")[2], lasts, n=1)]
     return f"; did you mean {found[0]}?" if found else ""
+
+
+def _sections() -> list[str]:
+    """Returns the dotted names of all sections."""
+    keys = flatten(asdict(Config()))
+    return sorted({key[:i] for key in keys for i, letter in enumerate(key) if letter == "."})
 
 
 def _one_line(error: Exception) -> str:

@@ -22,7 +22,7 @@ from videogn.data.manifest import Manifest
 from videogn.engine import checkpoint, distributed
 from videogn.engine.distributed import Ranks
 from videogn.engine.evaluate import EvalResult, ViewAverager, clip_error, evaluate
-from videogn.engine.precise_bn import batch_norms, precise_bn
+from videogn.engine.precise_bn import average_bn, batch_norms, precise_bn
 from videogn.engine.progress import log_to_file, log_to_terminal, track
 from videogn.engine.schedule import Schedule
 from videogn.engine.signals import noted_signals
@@ -31,9 +31,14 @@ from videogn.engine.train import Hooks, TrainState, train
 from videogn.errors import CheckpointError, ConfigError, DataError
 from videogn.model.i3d import I3DResNet
 from videogn.runs import (
+    claim_run_folder,
+    differing_keys,
     find_resumable,
-    new_run_folder,
+    read_config,
+    read_json,
+    read_records,
     rewind_records,
+    write_config,
     write_json,
     write_run_files,
 )
@@ -54,12 +59,12 @@ def run_training(config: Config) -> Path:
     device = build.pick_device(config)
     ranks = distributed.join(device)
     log_to_terminal(is_main=ranks.is_main)
-    build.set_determinism(config)
+    build.set_up_torch(config, device)
     try:
         data = {split: build.build_manifest(config, split) for split in ("train", "val")}
-        folder = Path(distributed.from_main(str(_choose_folder(config))))
-        run = _Run(config, folder, data["train"], data["val"], device, ranks)
-        return run.go()
+        found = distributed.from_main(str(_folder_to_resume(config) or ""))
+        run = _Run(config, data["train"], data["val"], device, ranks)
+        return run.go(Path(found) if found else None)
     finally:
         distributed.leave()
 
@@ -81,13 +86,19 @@ def run_test(path: str | Path, overrides: Sequence[str], out: Path | None) -> di
     device = build.pick_device(config)
     ranks = distributed.join(device)
     log_to_terminal(is_main=ranks.is_main)
-    build.set_determinism(config)
+    build.set_up_torch(config, device)
     try:
         manifest = build.build_manifest(config, "val")
         model = restore_model(config, contents, path).to(device)
         _same_classes(contents["classes"], manifest, path)
         folder = out or _test_folder(Path(path), config)
-        source = {"checkpoint": Path(path).name, "step": contents["step"]}
+        source = {
+            "checkpoint": Path(path).name,
+            "step": contents["step"],
+            "clips_per_step": contents["stream"]["global_batch"],
+        }
+        if ranks.is_main:
+            write_config(folder, to_dict(config))
         return test_model(config, model, manifest, device, ranks, folder=folder, source=source)
     finally:
         distributed.leave()
@@ -168,60 +179,66 @@ def test_model(
         )
         for entry in report["failed"]:
             log.warning("failed: %s: %s", entry["path"], entry["reason"])
-    if len(failed) > config.data.max_bad_fraction * len(manifest):
-        raise DataError(
-            f"{len(failed)} of {len(manifest)} videos could not be read, more than "
-            f"data.max_bad_fraction={config.data.max_bad_fraction} allows; they are listed in "
-            f"{folder / 'test.json'} and count as wrong"
-        )
+    _refuse_failures(report, config, folder)
     return report
 
 
 @dataclass
 class _Run:
-    """One run in its folder."""
+    """One run; `folder` is where it writes, once there is something to write."""
 
     config: Config
-    folder: Path
     train_data: Manifest
     val_data: Manifest
     device: torch.device
     ranks: Ranks
+    origin: str = "init: random weights"
 
-    def go(self) -> Path:
-        """Trains from wherever the folder's checkpoints are, then tests; returns the folder."""
-        found = self._checkpoint()
+    def go(self, folder: Path | None) -> Path:
+        """Trains, on in `folder` or in a new one, and tests; returns the folder."""
+        found = self._checkpoint(folder)
         state, wandb_id = self._restore(*found) if found else (self._start(), None)
+        self.folder = folder or self._new_folder()
         schedule = build.build_schedule(self.config, len(self.train_data), self.ranks.world)
         last = min(schedule.total_steps, self.config.optim.max_steps or schedule.total_steps)
-        if state.step >= last and (self.folder / "test.json").is_file():
+        report = read_json(self.folder / "test.json")
+        if state.step >= last and report:
             log.info("%s is finished; resume=never starts another run", self.folder)
+            _refuse_failures(report, self.config, self.folder)
             return self.folder
         self.bad = _BadSamples(self.folder, len(self.train_data), self.config)
         with ExitStack() as stack:
             if self.ranks.is_main:
-                handler = log_to_file(self.folder / "log.txt")
-                stack.callback(lambda: logging.getLogger("videogn").removeHandler(handler))
-                stack.callback(handler.close)
+                stack.enter_context(log_to_file(self.folder / "log.txt"))
             self.tracker = self._track(wandb_id)
             stack.callback(self.tracker.close)
             self._announce(state, schedule)
             if state.step < last:
                 with noted_signals() as interrupted:
                     self._train(state, schedule, last, interrupted)
-            result = self._test(state)
+            result = self._test(state, schedule)
             self.tracker.summarize({f"test/{key}": result[key] for key in ("top1", "top5")})
         return self.folder
 
-    def _checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
+    def _checkpoint(self, folder: Path | None) -> tuple[Path, dict[str, Any]] | None:
         """Returns what to go on from: the checkpoint asked for, else the folder's newest."""
-        if self.config.resume in ("auto", "never"):
-            return checkpoint.newest(self.folder / "checkpoints")
-        path = Path(self.config.resume)
-        return path, checkpoint.load(path)
+        if self.config.resume not in ("auto", "never"):
+            path = Path(self.config.resume)
+            return path, checkpoint.load(path)
+        return checkpoint.newest(folder / "checkpoints") if folder else None
+
+    def _new_folder(self) -> Path:
+        """Returns the folder of a new run, the same on all ranks, with what describes it."""
+        folder = ""
+        if self.ranks.is_main:
+            base = Path("runs") / self.config.name
+            made = Path(self.config.run_dir) if self.config.run_dir else claim_run_folder(base)
+            write_run_files(made, to_dict(self.config), self.ranks.world)
+            folder = str(made)
+        return Path(distributed.from_main(folder))
 
     def _start(self) -> TrainState:
-        """Returns the state before the first step: pre-trained weights, and the run's files."""
+        """Returns the state before the first step, with pre-trained weights."""
         classes = self.train_data.classes
         model = build.build_model(self.config, len(classes))
         mean = std = None
@@ -232,11 +249,9 @@ class _Run:
                 inflation=self.config.model.inflation,
                 classes=classes,
             )
-            log.info("init: %s", report)
+            self.origin = f"init: {report}"
             mean, std = report.mean, report.std
         self.config = build.resolve(self.config, len(classes), mean, std)
-        if self.ranks.is_main:
-            write_run_files(self.folder, to_dict(self.config), self.ranks.world)
         return build.build_state(self.config, model, self.device)
 
     def _restore(self, path: Path, contents: dict[str, Any]) -> tuple[TrainState, str | None]:
@@ -254,17 +269,25 @@ class _Run:
                 f"{wanted[differ[0]]}; start anew with resume=never"
             )
         _same_classes(contents["classes"], self.train_data, path)
+        schedule = build.build_schedule(self.config, len(self.train_data), self.ranks.world)
+        for key, value in _stream_of(schedule).items():
+            if contents["stream"][key] != value:
+                raise CheckpointError(
+                    f"{path} was trained with {key}={contents['stream'][key]}, not {value}: its "
+                    "steps would mean other places in the data; change optim.accumulate or the "
+                    "number of processes to match, or start anew with resume=never"
+                )
         state = build.build_state(self.config, model, self.device)
         state.optimizer.load_state_dict(contents["optimizer"])
         state.scaler.load_state_dict(contents["scaler"])
-        state.step, state.best_error = contents["step"], contents["metrics"]["best_error"]
-        same_run = path.parent.parent == self.folder
-        if self.ranks.is_main and same_run:
-            rewind_records(self.folder / "metrics.jsonl", state.step)
-        elif self.ranks.is_main:
-            write_run_files(self.folder, to_dict(self.config), self.ranks.world)
-        log.info("resumed %s at step %d", path, state.step)
-        return state, contents["wandb_id"] if same_run else None
+        state.step, metrics = contents["step"], contents["metrics"]
+        state.best_error, state.losses = metrics["best_error"], list(metrics["losses"])
+        self.origin = f"going on with {path}, step {state.step}"
+        if self.config.resume not in ("auto", "never"):
+            return state, None  # a new run, with a curve of its own
+        if self.ranks.is_main:
+            rewind_records(path.parent.parent / "metrics.jsonl", state.step)
+        return state, contents["wandb_id"]
 
     def _track(self, wandb_id: str | None) -> Tracker | NullTracker:
         if not self.ranks.is_main:
@@ -282,6 +305,7 @@ class _Run:
         parameters = sum(p.numel() for p in model.parameters())
         norm, model_config = self.config.model.norm, self.config.model
         log.info("run %s on %s, %d process(es)", self.folder, self.device, self.ranks.world)
+        log.info(self.origin)
         log.info(
             "%s, %s norm, %s parameters, %d train and %d val videos of %d classes",
             model_config.arch,
@@ -351,7 +375,10 @@ class _Run:
 
     def _measure_bn(self, state: TrainState) -> None:
         """Measures BN's population statistics on coming training batches, at most an epoch's."""
-        if not batch_norms(state.model) or not self.config.eval.precise_bn_batches:
+        if not self.config.eval.precise_bn_batches:
+            average_bn(state.model)
+            return
+        if not batch_norms(state.model):
             return
         per_rank = self.config.optim.clips_per_gpu * self.ranks.world
         count = min(self.config.eval.precise_bn_batches, ceil(len(self.train_data) / per_rank))
@@ -362,7 +389,7 @@ class _Run:
         to_input = build.build_to_input(self.config, self.device)
         precise_bn(state.model, batches, to_input=to_input)
 
-    def _test(self, state: TrainState) -> dict[str, Any]:
+    def _test(self, state: TrainState, schedule: Schedule) -> dict[str, Any]:
         """Tests the last weights, the paper's way, with BN measured by the last monitoring."""
         return test_model(
             self.config,
@@ -371,7 +398,11 @@ class _Run:
             self.device,
             self.ranks,
             folder=self.folder,
-            source={"checkpoint": "last.pt", "step": state.step},
+            source={
+                "checkpoint": "last.pt",
+                "step": state.step,
+                "clips_per_step": schedule.global_batch,
+            },
         )
 
     def _save(self, state: TrainState) -> None:
@@ -380,7 +411,7 @@ class _Run:
             path = checkpoint.step_file(folder, state.step)
             checkpoint.save(path, self._contents(state))
             checkpoint.publish(path, "last.pt")
-            checkpoint.prune(folder, self.config.keep_checkpoints)
+            checkpoint.prune(folder, self.config.keep_checkpoints, path)
         distributed.barrier()
 
     def _contents(self, state: TrainState) -> dict[str, Any]:
@@ -397,7 +428,8 @@ class _Run:
             "config": to_dict(self.config),
             "classes": list(self.train_data.classes),
             "fingerprint": build.fingerprint(self.config, model),
-            "metrics": {"best_error": state.best_error},
+            "stream": _stream_of(schedule),
+            "metrics": {"best_error": state.best_error, "losses": list(state.losses)},
             "wandb_id": self.tracker.wandb_id,
         }
 
@@ -410,8 +442,7 @@ class _BadSamples:
         self.max_fraction = config.data.max_bad_fraction
         self.rows: set[int] = set()
         if self.path.is_file():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            self.rows = {json.loads(line)["row"] for line in lines}
+            self.rows = {record["row"] for record in read_records(self.path)}
 
     def note(self, bad: Sequence[BadVideo]) -> None:
         """Lists the new ones among `bad`.
@@ -433,18 +464,43 @@ class _BadSamples:
             )
 
 
-def _choose_folder(config: Config) -> Path:
-    """Returns the folder to go on in or to begin; only rank 0's answer counts."""
-    base = Path("runs") / config.name
-    if config.run_dir:
-        folder = Path(config.run_dir)
-        if config.resume != "auto" and any((folder / "checkpoints").glob("step_*.pt")):
-            raise ConfigError(
-                f"run_dir={folder} holds a run already; choose another, or resume=auto"
-            )
-        return folder
-    found = find_resumable(base, to_dict(config)) if config.resume == "auto" else None
-    return found or new_run_folder(base)
+def _folder_to_resume(config: Config) -> Path | None:
+    """Returns the folder of a run of the same experiment to go on with, None for a new one.
+
+    Raises:
+        ConfigError: `run_dir` holds a run that must not be gone on with.
+    """
+    if not config.run_dir:
+        base = Path("runs") / config.name
+        return find_resumable(base, to_dict(config)) if config.resume == "auto" else None
+    folder = Path(config.run_dir)
+    if not any((folder / "checkpoints").glob("step_*.pt")):
+        return None
+    if config.resume != "auto":
+        raise ConfigError(f"run_dir={folder} holds a run already; choose another, or resume=auto")
+    differ = differing_keys(to_dict(config), read_config(folder) or {})
+    if differ:
+        raise ConfigError(
+            f"run_dir={folder} holds a run of another experiment ({', '.join(differ[:5])} differ); "
+            "choose another folder"
+        )
+    return folder
+
+
+def _stream_of(schedule: Schedule) -> dict[str, int]:
+    """Returns what must stay the same for a step to mean the same place in the data."""
+    return {"num_samples": schedule.num_samples, "global_batch": schedule.global_batch}
+
+
+def _refuse_failures(report: Mapping[str, Any], config: Config, folder: Path) -> None:
+    """Raises DataError if too many videos of a test failed."""
+    failed, num_videos = len(report["failed"]), report["num_videos"]
+    if failed > config.data.max_bad_fraction * num_videos:
+        raise DataError(
+            f"{failed} of {num_videos} videos could not be read, more than data.max_bad_fraction="
+            f"{config.data.max_bad_fraction} allows; they are listed in {folder / 'test.json'} and "
+            "count as wrong"
+        )
 
 
 def _test_folder(path: Path, config: Config) -> Path:

@@ -61,7 +61,7 @@ class Classifier:
             boxes,
             views_per_forward=self.views_per_forward,
         )
-        return scores.double().cpu().mean(0)
+        return scores.cpu().double().mean(0)
 
     def predict(self, path: str | Path, topk: int = 5) -> list[tuple[str, float]]:
         """Returns the `topk` most probable classes of a video with their probabilities.

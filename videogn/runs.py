@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -21,14 +22,17 @@ from videogn.config import scientific
 PACKAGES = ("torch", "torchvision", "av", "numpy", "videogn")
 
 
-def new_run_folder(base: Path) -> Path:
-    """Returns a folder that does not exist yet, named after the time, under `base`."""
+def claim_run_folder(base: Path) -> Path:
+    """Makes and returns a folder of one's own under `base`, named after the time."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder, number = base / stamp, 1
-    while folder.exists():
-        number += 1
-        folder = base / f"{stamp}-{number}"
-    return folder
+    for number in itertools.count(1):
+        folder = base / (stamp if number == 1 else f"{stamp}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:  # another run began in the same second
+            continue
+        return folder
+    raise AssertionError
 
 
 def find_resumable(base: Path, config: Mapping[str, Any]) -> Path | None:
@@ -38,17 +42,30 @@ def find_resumable(base: Path, config: Mapping[str, Any]) -> Path | None:
         base: `runs/<name>`.
         config: as written, in plain values; an `auto` in it agrees with whatever it became.
     """
-    wanted = scientific(dict(config))
-    for folder in sorted(base.glob("*/"), reverse=True):
+    for folder in sorted(base.glob("*/"), key=_age, reverse=True):
         stored = read_config(folder)
         if stored is None or not any((folder / "checkpoints").glob("step_*.pt")):
             continue
-        have = scientific(stored)
-        if have.keys() == wanted.keys() and all(
-            value in ("auto", have[key]) for key, value in wanted.items()
-        ):
+        if not differing_keys(config, stored):
             return folder
     return None
+
+
+def _age(folder: Path) -> tuple[str, int]:
+    """Returns what sorts run folders by time: `-10` of a second comes after its `-9`."""
+    stamp, _, number = folder.name.partition("-")
+    second, _, number = number.partition("-")
+    return f"{stamp}-{second}", int(number) if number.isdecimal() else 1
+
+
+def differing_keys(config: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
+    """Returns the scientific keys in which a config as written differs from a resolved one."""
+    wanted, have = scientific(dict(config)), scientific(dict(stored))
+    return sorted(
+        key
+        for key in wanted.keys() | have.keys()
+        if key not in have or wanted.get(key) not in ("auto", have[key])
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
@@ -58,16 +75,21 @@ def read_config(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError:
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
         return None
     return config if isinstance(config, dict) else None
 
 
-def write_run_files(folder: Path, config: Mapping[str, Any], world: int) -> None:
-    """Writes `config.yaml` and `env.json` of a new run."""
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Writes the resolved config beside the results it explains."""
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(dict(config), sort_keys=False)
     (folder / "config.yaml").write_text(text, encoding="utf-8")
+
+
+def write_run_files(folder: Path, config: Mapping[str, Any], world: int) -> None:
+    """Writes `config.yaml` and `env.json` of a new run."""
+    write_config(folder, config)
     write_json(folder / "env.json", environment() | {"world_size": world})
 
 
@@ -93,21 +115,31 @@ def write_json(path: Path, value: Any) -> None:
     temporary.replace(path)
 
 
-def rewind_records(path: Path, step: int) -> None:
-    """Drops the records of steps after `step`: those a killed run logged but did not save.
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Returns the object in a json file, None when there is none that can be read."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not json, or no text at all
+        return None
+    return value if isinstance(value, dict) else None
 
-    A last line cut short by the kill goes too.
-    """
-    if not path.is_file():
-        return
-    kept = []
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Returns the objects of a jsonl file, without a last line that a kill has cut short."""
+    records = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            record = json.loads(line)
+            records.append(json.loads(line))
         except json.JSONDecodeError:
             continue
-        if record.get("step", 0) <= step:
-            kept.append(line + "\n")
+    return records
+
+
+def rewind_records(path: Path, step: int) -> None:
+    """Drops the records of steps after `step`: those a killed run logged but did not save."""
+    if not path.is_file():
+        return
+    kept = [json.dumps(r) + "\n" for r in read_records(path) if r.get("step", 0) <= step]
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text("".join(kept), encoding="utf-8")
     temporary.replace(path)

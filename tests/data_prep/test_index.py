@@ -233,3 +233,23 @@ def test_synth_writes_a_data_root_once(tmp_path: Path, capsys: pytest.CaptureFix
     assert run("synth", "--out", out, *sizes) == 3
     assert "add --force" in capsys.readouterr().err
     assert run("synth", "--out", out, *sizes, "--force") == 0
+
+
+def test_folders_train_and_val_are_the_splits(
+    tmp_path: Path, clip: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "kinetics"
+    for split, name in (("train_256", "walk"), ("train_256", "run"), ("val_256", "walk")):
+        (source / split / name).mkdir(parents=True)
+        (source / split / name / "video.mp4").write_bytes(clip)
+    out = tmp_path / "root"
+    assert run("index", source, "--out", out, "--label-from", "folder", "--split-folders") == 0
+    assert read_manifest(out, "train").paths == [
+        "train_256/run/video.mp4",
+        "train_256/walk/video.mp4",
+    ]
+    assert read_manifest(out, "val").paths == ["val_256/walk/video.mp4"]
+    (source / "other").mkdir()
+    (source / "other" / "video.mp4").write_bytes(clip)
+    assert run("index", source, "--out", out, "--label-from", "folder", "--split-folders") == 3
+    assert "other/video.mp4: lies in no folder train or val" in capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from videogn.data.manifest import Manifest
 from videogn.data.order import SampleKey
 from videogn.data.sampling import ClipRule, eval_clips, frame_indices, random_start
 from videogn.data.transforms import Crops, eval_crops, resize, short_side_size, train_crop
-from videogn.errors import DataError, VideoDecodeError
+from videogn.errors import VideoDecodeError
 
 OpenVideo = Callable[[Path], VideoReader]
 
@@ -52,12 +54,14 @@ class ClipBatch(NamedTuple):
         labels: int64 (N,).
         rows: int64 (N,), rows of the manifest.
         bad: the videos that could not be read.
+        missing: clips of the batch that are not in it.
     """
 
     clips: Tensor
     labels: Tensor
     rows: Tensor
     bad: list[BadVideo]
+    missing: int
 
 
 class VideoViews(NamedTuple):
@@ -100,7 +104,7 @@ class TrainClips(Dataset[Clip]):
         open_video: path -> reader.
         seed: of the augmentation.
         replace: put a deterministic other video in the place of a bad one (training); otherwise
-            the clip is left out (validation).
+            the clip is left out (validation), as it is when no other can be read either.
     """
 
     def __init__(
@@ -120,21 +124,18 @@ class TrainClips(Dataset[Clip]):
 
     def __getitem__(self, key: SampleKey) -> Clip:
         bad: list[BadVideo] = []
-        others = np.random.default_rng([self.seed, key.epoch, key.row, 1])
+        others = np.random.default_rng([self.seed, key.epoch, key.row, 2])
         row = key.row
         for _ in range(1 + (MAX_REPLACEMENTS if self.replace else 0)):
-            # A stream of draws of its own, apart from the one that chooses replacements.
-            rng = np.random.default_rng([self.seed, key.epoch, key.row, 0])
+            # Draws of their own, apart from those of the order and of `others`.
+            rng = np.random.default_rng([self.seed, key.epoch, key.row, 1])
             try:
                 return Clip(self._clip(row, rng), int(self.manifest.labels[row]), row, bad)
             except VideoDecodeError as error:
                 bad.append(BadVideo(row, error.path, error.reason))
             row = int(others.integers(len(self.manifest)))
-        if self.replace:
-            raise DataError(
-                f"{self.manifest.name}: {len(bad)} videos drawn one after the other cannot be "
-                f"read, the last of them {bad[-1].path} ({bad[-1].reason}); check data.root"
-            )
+        # Whether to go on is decided where the batch is used: an error raised in a worker arrives
+        # wrapped in its traceback.
         return Clip(None, int(self.manifest.labels[key.row]), key.row, bad)
 
     def _clip(self, row: int, rng: np.random.Generator) -> Tensor:
@@ -234,6 +235,7 @@ def collate(clips: Sequence[Clip]) -> ClipBatch:
         torch.tensor([clip.label for clip in read], dtype=torch.int64),
         torch.tensor([clip.row for clip in read], dtype=torch.int64),
         [bad for clip in clips for bad in clip.bad],
+        len(clips) - len(read),
     )
 
 
@@ -272,6 +274,14 @@ def keyed_batches(rows: Sequence[int], batch_size: int, epoch: int) -> list[list
     return [
         [make(row) for row in rows[i : i + batch_size]] for i in range(0, len(rows), batch_size)
     ]
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Ends workers still alive: Python would send them a SIGTERM, and wait for ever."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 def _start_worker(_: int) -> None:

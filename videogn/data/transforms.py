@@ -27,7 +27,7 @@ def train_crop(
     Scale jitter of arXiv:1409.1556 as video-nonlocal-net trains with: the short side becomes a
     whole number of pixels drawn uniformly from `short_side`, both ends included, then a square is
     cut anywhere. Computed the cheap way round: the square is found in the source, cut there and
-    only then resized, which moves it by at most half a source pixel.
+    only then resized, which moves its edges by less than a source pixel.
 
     Args:
         frames: uint8 (T, H, W, 3).

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,16 +56,17 @@ def load(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {path} does not exist")
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
+        stated = contents.pop("digest", None) if isinstance(contents, dict) else None
+        computed = digest(contents) if stated else None
+    except Exception as error:  # a flipped bit makes torch raise nearly anything
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"checkpoint {path} cannot be read ({reason})") from error
-    if not isinstance(contents, dict) or "digest" not in contents:
+    if stated is None:
         raise CheckpointError(
             f"{path} is not a checkpoint of videogn; to start from its weights, train with "
             f"model.init={path}"
         )
-    stated = contents.pop("digest")
-    if digest(contents) != stated:
+    if computed != stated:
         raise CheckpointError(
             f"checkpoint {path} is damaged: its contents do not match the digest inside it; "
             "use an older one of the same folder"
@@ -109,6 +109,7 @@ def publish(path: Path, name: str) -> None:
     except OSError:
         shutil.copyfile(path, temporary)
     temporary.replace(target)
+    temporary.unlink(missing_ok=True)  # renaming onto another link of the same file does nothing
     _sync_folder(path.parent)
 
 
@@ -117,9 +118,15 @@ def step_file(folder: Path, step: int) -> Path:
     return folder / f"step_{step:09d}.pt"
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Deletes all but the newest `keep` checkpoints of steps; `last.pt` and `best.pt` stay."""
-    for path in sorted(folder.glob("step_*.pt"))[:-keep]:
+def prune(folder: Path, keep: int, newest: Path) -> None:
+    """Deletes all but the last `keep` checkpoints of steps; `last.pt` and `best.pt` stay.
+
+    Those of steps after `newest`, just saved, go first: the run went on from before them because
+    they were damaged.
+    """
+    paths = sorted(folder.glob("step_*.pt"))
+    current = paths.index(newest)
+    for path in paths[: max(current + 1 - keep, 0)] + paths[current + 1 :]:
         path.unlink()
 
 

@@ -41,6 +41,11 @@ def join(device: torch.device) -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
 
 
+def world_size() -> int:
+    """Returns the number of ranks."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def leave() -> None:
     """Leaves the group, if one was joined."""
     if dist.is_initialized():

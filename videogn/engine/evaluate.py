@@ -59,7 +59,7 @@ class ViewAverager:
     def add(self, video: int, first_view: int, probs: Tensor, label: int) -> None:
         """Adds `probs` (V, K) of the views `first_view`, `first_view + 1`, ... of a video."""
         # One view after the other: a sum whose order is fixed does not depend on the batching.
-        for row in probs.double().cpu():
+        for row in probs.cpu().double():  # in this order: MPS has no float64
             self.sums[video] += row
         self.seen[video, first_view : first_view + len(probs)] += 1
         self.labels[video] = label

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from videogn.engine.distributed import all_sum
+from videogn.engine.distributed import all_sum, world_size
 
 
 class _Moments:
@@ -30,9 +30,9 @@ class _Moments:
         assert self.layer.running_mean is not None
         assert self.layer.running_var is not None
         count = inputs[0].numel() // self.layer.num_features
-        mean = self.layer.running_mean.double().cpu()
+        mean = self.layer.running_mean.cpu().double()
         # The buffer holds the unbiased variance; E[x^2] needs the biased one.
-        variance = self.layer.running_var.double().cpu() * ((count - 1) / count)
+        variance = self.layer.running_var.cpu().double() * ((count - 1) / count)
         self.mean += mean
         self.square += variance + mean**2
 
@@ -78,6 +78,15 @@ def precise_bn(
         layer.momentum = momentum
     _write(moments, seen)
     return seen
+
+
+@torch.no_grad()
+def average_bn(model: nn.Module) -> None:
+    """Makes BN's running statistics the mean over ranks, which each kept its own."""
+    for layer in batch_norms(model):
+        for buffer in (layer.running_mean, layer.running_var):
+            assert buffer is not None
+            buffer.copy_(all_sum(buffer) / world_size())
 
 
 def _write(moments: list[_Moments], seen: int) -> None:

@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -68,9 +69,15 @@ def log_to_terminal(*, is_main: bool = True) -> None:
         logger.addHandler(handler)
 
 
-def log_to_file(path: Path) -> logging.Handler:
-    """Sends the package's log lines to a file too, with the time; returns what to remove later."""
+@contextmanager
+def log_to_file(path: Path) -> Iterator[None]:
+    """Sends the package's log lines to a file too, with the time, within the context."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.getLogger("videogn").addHandler(handler)
-    return handler
+    logger = logging.getLogger("videogn")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

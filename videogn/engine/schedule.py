@@ -52,7 +52,7 @@ class Schedule:
         epoch = self.epoch(step)
         rate = self.peak_lr * self.gamma ** sum(epoch >= at for at in self.milestones)
         if epoch < self.warmup_epochs:
-            rate *= self.epoch(step + 1) / self.warmup_epochs
+            rate *= min(self.epoch(step + 1) / self.warmup_epochs, 1.0)
         return rate
 
     def describe(self) -> str:

@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# Seconds within which a second signal is an echo of the first.
+ECHO = 2.0
 
 
 @contextmanager
 def noted_signals() -> Iterator[Callable[[], bool]]:
     """Yields a function that says whether SIGINT, SIGTERM or SIGUSR1 has come.
 
-    The first of them is only noted, so that the step can end and its checkpoint be saved; after
-    it the signals do again what they did before, so a second one ends the process at once.
+    The first of them is only noted, so that the step can end and its checkpoint be saved. A second
+    one ends the process at once, unless it comes with the first: Slurm signals every process of a
+    job and torchrun passes its own on, so that each process hears of one end twice.
     """
-    came = False
+    came: float | None = None
     before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def note(_: int, __: FrameType | None) -> None:
+    def note(number: int, _: FrameType | None) -> None:
         nonlocal came
-        came = True
-        restore()
+        now = time.monotonic()
+        if came is None:
+            came = now
+        elif now - came > ECHO:
+            restore()
+            signal.raise_signal(number)
 
     for number in SIGNALS:
         signal.signal(number, note)
     try:
-        yield lambda: came
+        yield lambda: came is not None
     finally:
         restore()

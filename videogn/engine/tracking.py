@@ -55,13 +55,14 @@ class Tracker:
     def close(self) -> None:
         """Ends the record and the mirror."""
         self.file.close()
-        self._mirror(lambda: self.run and self.run.finish(quiet=True))
+        self._mirror(lambda: self.run and self.run.finish())
 
     def _start(self, folder: Path, mode: str, project: str, config: Mapping[str, Any]) -> None:
         import wandb
 
         if mode == "auto":
-            mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in(wandb) else "offline")
+            # Without asking the server whether the key is right: that may take minutes, or fail.
+            mode = os.environ.get("WANDB_MODE") or _mode_of_login(wandb)
         self.run = wandb.init(
             project=project,
             dir=folder,
@@ -104,8 +105,8 @@ class NullTracker:
         """Does nothing."""
 
 
-def _logged_in(wandb: Any) -> bool:
-    return bool(wandb.setup().settings.api_key)
+def _mode_of_login(wandb: Any) -> str:
+    return "online" if wandb.login(prompt=False, verify=False) else "offline"
 
 
 def _prefixed(record: Mapping[str, Any]) -> dict[str, Any]:

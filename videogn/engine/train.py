@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import get_total_norm
 
-from videogn.engine.distributed import Ranks, all_sum, any_rank
+from videogn.engine.distributed import Ranks, all_sum, any_rank, world_size
 from videogn.engine.schedule import Schedule
-from videogn.errors import RunInterruptedError, TrainingDivergedError
+from videogn.errors import DataError, RunInterruptedError, TrainingDivergedError
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class TrainState:
         scaler: of the loss, for fp16; disabled otherwise.
         step: optimizer steps finished.
         best_error: lowest monitored error so far, percent.
+        losses: of the steps since the last record, over all ranks.
     """
 
     model: nn.Module
@@ -42,6 +44,7 @@ class TrainState:
     scaler: torch.amp.GradScaler
     step: int = 0
     best_error: float = math.inf
+    losses: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def train(
         RunInterruptedError: a signal came; the state is saved.
     """
     model = _wrap(state.model, ranks)
-    window = _Window(schedule, ranks)
+    clock = _Clock()
     last = min(schedule.total_steps, options.max_steps or schedule.total_steps)
     while state.step < last:
         rate = schedule.lr(state.step)
@@ -111,14 +114,14 @@ def train(
         # Dropout is a function of (seed, step, rank): a resumed run draws what it would have.
         torch.manual_seed(_dropout_seed(options.seed, state.step, ranks.rank))
         model.train()
-        loss = _step(model, state, batches, options, to_input, window, hooks.bad)
+        state.losses.append(_step(model, state, batches, options, to_input, clock, hooks.bad))
         state.step += 1
-        window.add(loss)
+        clock.steps += 1
         if state.step % options.log_every_steps == 0 or state.step == last:
-            hooks.log(window.flush(state.step, rate))
+            hooks.log(_record(state, schedule, rate, clock))
         if _crossed(schedule, state.step, options.monitor_every_epochs) or state.step == last:
             hooks.monitor(state)
-            window.restart()
+            clock.restart()
         if any_rank(hooks.interrupted()):
             hooks.save(state)
             raise RunInterruptedError(
@@ -127,7 +130,7 @@ def train(
             )
         if state.step % options.save_every_steps == 0 or state.step == last:
             hooks.save(state)
-            window.restart()
+            clock.restart()
 
 
 def _step(
@@ -136,18 +139,24 @@ def _step(
     batches: Iterator[Any],
     options: TrainOptions,
     to_input: Callable[[Tensor], Tensor],
-    window: _Window,
+    clock: _Clock,
     report_bad: Callable[[Sequence[Any]], None],
-) -> Tensor:
-    """Takes one optimizer step over `accumulate` micro-batches; returns the mean loss."""
+) -> float:
+    """Takes one optimizer step over `accumulate` micro-batches; returns the loss over all ranks."""
     state.optimizer.zero_grad(set_to_none=True)
     device = next(model.parameters()).device
     dtype = AMP_DTYPES[options.amp]
-    total = torch.zeros((), device=device)
+    total = 0.0
+    world = world_size()
     for micro in range(options.accumulate):
-        batch = window.wait_for(batches)
+        batch = clock.wait_for(batches)
         if batch.bad:
             report_bad(batch.bad)
+        if batch.missing:
+            raise DataError(
+                f"{batch.missing} clips of step {state.step + 1} could not be read, nor any of the "
+                f"videos tried in their place (last: {batch.bad[-1].path}); check data.root"
+            )
         clips, labels = to_input(batch.clips), batch.labels.to(device, non_blocking=True)
         with contextlib.ExitStack() as stack:
             if micro < options.accumulate - 1 and isinstance(model, DistributedDataParallel):
@@ -155,29 +164,36 @@ def _step(
             if dtype is not None:
                 stack.enter_context(torch.autocast(device.type, dtype))
             loss = F.cross_entropy(model(clips), labels) / options.accumulate
-            if any_rank(not math.isfinite(loss.item())):
+            # One number tells every rank the loss of all, and whether any is not finite.
+            loss_of_all = float(all_sum(loss.detach().float())) / world
+            if not math.isfinite(loss_of_all):
                 raise TrainingDivergedError(
-                    f"the loss of step {state.step + 1} is {loss.item()} on some rank (videos "
-                    f"{batch.rows.tolist()} on this one); nothing was updated; lower optim.base_lr"
+                    f"the loss of step {state.step + 1} is {loss_of_all} (rows of this rank's "
+                    f"videos: {batch.rows.tolist()}); nothing was updated; lower optim.base_lr"
                 )
             state.scaler.scale(loss).backward()
-        total += loss.detach()
+        total += loss_of_all
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    # The gradients are the same on every rank by now; fp16's scaler skips overflows by itself.
+    if not state.scaler.is_enabled() and not bool(get_total_norm(gradients).isfinite()):
+        raise TrainingDivergedError(
+            f"the gradient of step {state.step + 1} is not finite; nothing was updated; lower "
+            "optim.base_lr"
+        )
     state.scaler.step(state.optimizer)
     state.scaler.update()
     return total
 
 
-class _Window:
-    """What happened since the last record: loss, clips, and the time spent waiting for them."""
+class _Clock:
+    """Time since the last record: how much of it there was, and how much went by waiting."""
 
-    def __init__(self, schedule: Schedule, ranks: Ranks) -> None:
-        self.schedule, self.ranks = schedule, ranks
+    def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
-        """Forgets the time that went by, as after a test in between."""
-        self.losses: list[Tensor] = getattr(self, "losses", [])
-        self.timed_steps, self.waited, self.since = 0, 0.0, time.perf_counter()
+        """Begins anew, as after a test in between."""
+        self.steps, self.waited, self.since = 0, 0.0, time.perf_counter()
 
     def wait_for(self, batches: Iterator[Any]) -> Any:
         """Returns the next batch, counting the wait."""
@@ -186,27 +202,22 @@ class _Window:
         self.waited += time.perf_counter() - begin
         return batch
 
-    def add(self, loss: Tensor) -> None:
-        """Notes one finished step."""
-        self.losses.append(loss)
-        self.timed_steps += 1
 
-    def flush(self, step: int, rate: float) -> dict[str, Any]:
-        """Returns the record of the steps since the last, averaged over ranks."""
-        loss = float(all_sum(torch.stack(self.losses).mean())) / self.ranks.world
-        seconds = max(time.perf_counter() - self.since, 1e-9)
-        record = {
-            "step": step,
-            "epoch": self.schedule.epoch(step),
-            "split": "train",
-            "loss": loss,
-            "lr": rate,
-            "clips_per_s": self.timed_steps * self.schedule.global_batch / seconds,
-            "data_wait": self.waited / seconds,
-        }
-        self.losses.clear()
-        self.restart()
-        return record
+def _record(state: TrainState, schedule: Schedule, rate: float, clock: _Clock) -> dict[str, Any]:
+    """Returns the record of the steps since the last one, and begins the next."""
+    seconds = max(time.perf_counter() - clock.since, 1e-9)
+    record = {
+        "step": state.step,
+        "epoch": schedule.epoch(state.step),
+        "split": "train",
+        "loss": sum(state.losses) / len(state.losses),
+        "lr": rate,
+        "clips_per_s": clock.steps * schedule.global_batch / seconds,
+        "data_wait": clock.waited / seconds,
+    }
+    state.losses.clear()
+    clock.restart()
+    return record
 
 
 def _wrap(model: nn.Module, ranks: Ranks) -> nn.Module:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from videogn.config import load_config, scientific, to_dict
+from videogn.config import CONFIG_DIR, load_config, scientific, to_dict
 from videogn.errors import DataError
-from videogn.runs import read_config
+from videogn.runs import read_config, read_json
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,10 @@ def write_report(folder: Path) -> str:
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder of runs; train one, or run the demo")
     runs = find_tested_runs(folder)
-    experiments = {cell.name: scientific(to_dict(load_config(cell.name))) for cell in TABLE8}
+    experiments = {
+        cell.name: scientific(to_dict(load_config(CONFIG_DIR / f"{cell.name}.yaml")))
+        for cell in TABLE8
+    }
     rows = table8_rows(runs, experiments)
     text = "Table 8 (arXiv:1803.08494), Kinetics-400, 10-clip accuracy in percent:\n\n"
     text += format_table8(rows)
@@ -87,20 +89,21 @@ def find_tested_runs(folder: Path) -> list[TestedRun]:
     """Returns the runs at any depth under `folder` that hold a finished test, oldest first."""
     found = []
     for path in folder.rglob("test.json"):
-        config, test = read_config(path.parent), read_test(path.parent)
-        if config is not None and test is not None:
+        config, test = read_config(path.parent), read_json(path)
+        if config is not None and test is not None and _is_whole(test):
             run = TestedRun(path.parent, scientific(config), test)
             found.append((path.stat().st_mtime, str(path), run))
     return [run for _, _, run in sorted(found, key=lambda entry: entry[:2])]
 
 
-def read_test(folder: Path) -> Mapping[str, Any] | None:
-    """Returns the `test.json` of a run folder, None when it has none that can be read."""
-    try:
-        test = json.loads((folder / "test.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return None
-    return test if isinstance(test, dict) and "top1" in test else None
+def _is_whole(test: Mapping[str, Any]) -> bool:
+    """Returns whether a `test.json` holds all that a table shows."""
+    numbers = [test.get(key) for key in ("top1", "top5", "num_videos")]
+    return (
+        all(isinstance(number, int | float) for number in numbers)
+        and isinstance(test.get("failed"), list)
+        and "protocol" in test
+    )
 
 
 def fills(values: Mapping[str, Any], experiment: Mapping[str, Any]) -> bool:
@@ -140,20 +143,21 @@ def format_table8(rows: Sequence[tuple[Cell, TestedRun | None]]) -> str:
     """Returns the table as markdown: ours, the paper's, and the difference."""
     lines = [
         "| frames | clips/GPU | norm | ours top-1 / top-5 | paper top-1 / top-5 | difference "
-        "| videos (failed) |",
-        "|---:|---:|---|---:|---:|---:|---:|",
+        "| videos (failed) | clips/step |",
+        "|---:|---:|---|---:|---:|---:|---:|---:|",
     ]
     for cell, run in rows:
-        ours = difference = videos = ""
+        ours = difference = videos = batch = ""
         if run:
             top1, top5 = run.test["top1"], run.test["top5"]
             ours = f"{top1:.1f} / {top5:.1f}"
             difference = f"{top1 - cell.top1:+.1f} / {top5 - cell.top5:+.1f}"
             videos = f"{run.test['num_videos']} ({len(run.test['failed'])})"
+            batch = run.test.get("clips_per_step", "")
         paper = f"{cell.top1:.1f} / {cell.top5:.1f}"
         lines.append(
             f"| {cell.frames} | {cell.clips_per_gpu} | {cell.norm} | {ours} | {paper} "
-            f"| {difference} | {videos} |"
+            f"| {difference} | {videos} | {batch} |"
         )
     return "\n".join(lines)
 
