@@ -86,7 +86,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     predict = commands.add_parser("predict", help="name the class of video files")
     predict.add_argument("--ckpt", required=True, help="a checkpoint of a run")
     predict.add_argument("videos", nargs="+", help="video files; key=value overrides may follow")
-    predict.add_argument("--topk", type=int, default=5, help="classes to print (5)")
+    predict.add_argument("--topk", type=_positive, default=5, help="classes to print (5)")
     predict.add_argument("--json", action="store_true", help="one JSON object a video")
     predict.set_defaults(command=_predict)
 
@@ -103,6 +103,13 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     return parser, commands.choices
 
 
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
 def _train(args: argparse.Namespace) -> int:
     from videogn.config import load_config
 
@@ -115,7 +122,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _test(args: argparse.Namespace) -> int:
-    from videogn.experiment import run_test
+    from videogn.testing import run_test
 
     run_test(args.ckpt, args.overrides, args.out)
     return 0

@@ -66,6 +66,7 @@ def run_demo(folder: Path, seed: int = 0) -> str:
                 f"model.init={folder / f'image_{kind}_{seed}.pth'}",
             ],
         )
+        build.set_up_torch(config, build.pick_device(config))
         pretrain_image_network(config, Path(str(config.model.init)))
         rows.append(_table_row(config, run_training(config)))
     return _format(rows, time.monotonic() - begin)

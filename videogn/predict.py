@@ -15,8 +15,8 @@ from videogn.data.dataset import ViewSpec, read_views
 from videogn.data.decode import open_video
 from videogn.engine import checkpoint
 from videogn.engine.evaluate import score_views
-from videogn.experiment import restore_model
 from videogn.model.i3d import I3DResNet
+from videogn.testing import restore_model
 
 
 class Classifier:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from videogn.engine.distributed import all_sum
-from videogn.errors import IncompleteEvaluationError
+from videogn.errors import IncompleteEvaluationError, TrainingDivergedError
 
 ToInput = Callable[[Tensor], Tensor]
 
@@ -80,6 +80,7 @@ class ViewAverager:
         Raises:
             IncompleteEvaluationError: some view of a video that did not fail is missing or came
                 more than once, or a video came both ways.
+            TrainingDivergedError: some probabilities are not finite.
         """
         failed = self.failed == 1
         complete = (self.seen == 1).all(1) & (self.failed == 0)
@@ -89,6 +90,12 @@ class ViewAverager:
             raise IncompleteEvaluationError(
                 f"{len(rows)} of {len(complete)} videos were not scored exactly once in each of "
                 f"their {self.seen.shape[1]} views (rows {rows[:5]} first); run the test again"
+            )
+        if not self.sums.isfinite().all():
+            rows = (~self.sums.isfinite().all(1)).nonzero().flatten().tolist()
+            raise TrainingDivergedError(
+                f"the probabilities of {len(rows)} videos (rows {rows[:5]} first) are no finite "
+                "numbers: the weights are not, or overflowed; test an earlier checkpoint"
             )
         return self._accuracies(failed)
 

@@ -152,10 +152,11 @@ def _step(
         batch = clock.wait_for(batches)
         if batch.bad:
             report_bad(batch.bad)
-        if batch.missing:
+        if any_rank(batch.missing > 0):
             raise DataError(
                 f"{batch.missing} clips of step {state.step + 1} could not be read, nor any of the "
-                f"videos tried in their place (last: {batch.bad[-1].path}); check data.root"
+                f"videos tried in their place ({[bad.path for bad in batch.bad[-1:]]}, on this rank"
+                "); check data.root"
             )
         clips, labels = to_input(batch.clips), batch.labels.to(device, non_blocking=True)
         with contextlib.ExitStack() as stack:

@@ -1,0 +1,193 @@
+"""Tests: a checkpoint under any protocol, and the test at the end of a training run."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from videogn import build
+from videogn.config import Config, config_from, to_dict
+from videogn.data.manifest import Manifest
+from videogn.engine import checkpoint, distributed
+from videogn.engine.distributed import Ranks
+from videogn.engine.evaluate import EvalResult, ViewAverager, evaluate
+from videogn.engine.progress import log_to_terminal, track
+from videogn.errors import CheckpointError, DataError
+from videogn.model.i3d import I3DResNet
+from videogn.runs import write_config, write_json
+
+log = logging.getLogger(__name__)
+
+
+def run_test(path: str | Path, overrides: Sequence[str], out: Path | None) -> dict[str, Any]:
+    """Tests a checkpoint under the protocol it was trained for, or another; returns `test.json`.
+
+    Args:
+        path: the checkpoint.
+        overrides: `dotted.key=value`, most often of `eval` or `data.root`.
+        out: folder of the results; by default one beside the run's checkpoints, named after the
+            protocol, so that the run's own test stays.
+
+    Raises:
+        DataError: more videos failed than `data.max_bad_fraction` allows; the result is written.
+    """
+    contents = checkpoint.load(path)
+    config = config_from(contents["config"], overrides, where=str(path))
+    device = build.pick_device(config)
+    ranks = distributed.join(device)
+    log_to_terminal(is_main=ranks.is_main)
+    build.set_up_torch(config, device)
+    try:
+        manifest = build.build_manifest(config, "val")
+        model = restore_model(config, contents, path).to(device)
+        check_classes(contents["classes"], manifest, path)
+        folder = out or _test_folder(Path(path), config)
+        source = {
+            "checkpoint": Path(path).name,
+            "step": contents["step"],
+            "clips_per_step": contents["stream"]["global_batch"],
+        }
+        if ranks.is_main:
+            write_config(folder, to_dict(config))
+        return test_model(config, model, manifest, device, ranks, folder=folder, source=source)
+    finally:
+        distributed.leave()
+
+
+def restore_model(config: Config, contents: Mapping[str, Any], path: str | Path) -> I3DResNet:
+    """Returns the network of a checkpoint with its weights, on the CPU.
+
+    Raises:
+        CheckpointError: `config` was overridden to describe another network.
+    """
+    model = build.build_model(config, len(contents["classes"]))
+    have, wanted = contents["fingerprint"], build.fingerprint(config, model)
+    for key in model.fingerprint():
+        if key != "window" and have.get(key) != wanted[key]:
+            raise CheckpointError(
+                f"{path} holds a network with {key}={have.get(key)}, not {wanted[key]}; "
+                "leave out the override of it"
+            )
+    model.load_state_dict(contents["model"])
+    return model
+
+
+def test_model(
+    config: Config,
+    model: nn.Module,
+    manifest: Manifest,
+    device: torch.device,
+    ranks: Ranks,
+    *,
+    folder: Path,
+    source: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Runs the multi-clip test and writes `test.json` and `predictions.csv`; returns the former.
+
+    Raises:
+        DataError: more videos failed than `data.max_bad_fraction` allows, after writing.
+    """
+    spec = build.build_view_spec(config)
+    averager = ViewAverager(len(manifest), spec.num_views, len(manifest.classes))
+    videos = build.build_video_loader(config, manifest, ranks)
+    share = len(range(ranks.rank, len(manifest), ranks.world))
+    if ranks.is_main:
+        log.info("testing %d videos: %s", len(manifest), spec.describe())
+        videos = track(videos, total=share, what="test", unit="videos")
+    failures = evaluate(
+        model,
+        videos,
+        averager,
+        to_input=build.build_to_input(config, device),
+        device=device,
+        views_per_forward=config.eval.views_per_forward,
+    )
+    averager.reduce()
+    result = averager.result()
+    failed = {row: why for part in distributed.gather(failures) for row, why in part.items()}
+    report = {
+        "top1": result.top1,
+        "top5": result.top5,
+        "top1_decoded": result.top1_decoded,
+        "num_videos": result.num_videos,
+        "num_decoded": result.num_decoded,
+        "failed": [{"path": manifest.paths[row], "reason": failed[row]} for row in sorted(failed)],
+        "protocol": spec.describe(),
+        **source,
+    }
+    if ranks.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_predictions(folder / "predictions.csv", manifest, result, failed)
+        write_json(folder / "test.json", report)
+        log.info(
+            "top-1 %.2f %%, top-5 %.2f %% over %d videos (%d failed): %s",
+            result.top1,
+            result.top5,
+            result.num_videos,
+            len(failed),
+            spec.describe(),
+        )
+        for entry in report["failed"]:
+            log.warning("failed: %s: %s", entry["path"], entry["reason"])
+    refuse_failures(report, config, folder)
+    return report
+
+
+def _test_folder(path: Path, config: Config) -> Path:
+    """Returns where a test of the checkpoint at `path` goes: `<run>/test_<protocol>`."""
+    run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    e = config.eval
+    return run / f"test_{path.stem}_{e.num_clips}x{e.crops}_{e.clip_rule}_{e.short_side}"
+
+
+def refuse_failures(report: Mapping[str, Any], config: Config, folder: Path) -> None:
+    """Raises DataError if too many videos of a test failed."""
+    failed, num_videos = len(report["failed"]), report["num_videos"]
+    if failed > config.data.max_bad_fraction * num_videos:
+        raise DataError(
+            f"{failed} of {num_videos} videos could not be read, more than data.max_bad_fraction="
+            f"{config.data.max_bad_fraction} allows; they are listed in {folder / 'test.json'} and "
+            "count as wrong"
+        )
+
+
+def check_classes(classes: Sequence[str], manifest: Manifest, path: str | Path) -> None:
+    """Raises CheckpointError unless the classes of a checkpoint are those of the data, in order."""
+    for i, (trained, listed) in enumerate(zip(classes, manifest.classes, strict=False)):
+        if trained != listed:
+            raise CheckpointError(
+                f"class {i} is {trained!r} in {path} but {listed!r} in {manifest.name}; "
+                "its classes.txt must be the one trained with"
+            )
+    if len(classes) != len(manifest.classes):
+        raise CheckpointError(
+            f"{path} knows {len(classes)} classes, {manifest.name} {len(manifest.classes)}"
+        )
+
+
+def _write_predictions(
+    path: Path, manifest: Manifest, result: EvalResult, failed: Mapping[int, str]
+) -> None:
+    """Writes one row a video: what it is, what it was taken for, how surely, and the top 5."""
+    top = result.probs.topk(min(5, result.probs.shape[1]), dim=1)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "prediction", "probability", "correct", "top5", "failed"])
+        for row, video in enumerate(manifest.paths):
+            names = [manifest.classes[i] for i in top.indices[row].tolist()]
+            label = manifest.classes[int(manifest.labels[row])]
+            if row in failed:
+                writer.writerow([video, label, "", "", 0, "", failed[row]])
+                continue
+            probability = f"{float(top.values[row, 0]):.6f}"
+            correct = int(result.correct[row])
+            writer.writerow([video, label, names[0], probability, correct, "|".join(names), ""])
+    temporary.replace(path)
