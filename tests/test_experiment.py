@@ -619,6 +619,7 @@ def test_a_broken_video_is_an_error_of_the_monitoring(broken: Callable[..., Path
     cli.main(words(data, "optim.max_steps=1"))
     (folder,) = Path("runs").glob("thin/*")
     assert records(folder)[-1]["val/error_1clip_aug"] == 100.0
+    assert "counts as an error: " in (folder / "log.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

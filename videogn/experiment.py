@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import ceil
@@ -15,7 +15,7 @@ import torch
 
 from videogn import build
 from videogn.config import Config, to_dict
-from videogn.data.dataset import BadVideo
+from videogn.data.dataset import BadVideo, ClipBatch
 from videogn.data.manifest import Manifest
 from videogn.engine import checkpoint, distributed
 from videogn.engine.distributed import Ranks
@@ -38,7 +38,7 @@ from videogn.runs import (
     rewind_records,
     write_run_files,
 )
-from videogn.testing import check_classes, refuse_failures, restore_model, test_model
+from videogn.testing import refuse_failures, require_same_classes, restore_model, test_model
 from videogn.weights import load_weights
 
 log = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ class _Run:
                 f"{path} was trained with {differ[0]}={have.get(differ[0])}, not "
                 f"{wanted[differ[0]]}; start anew with resume=never"
             )
-        check_classes(contents["classes"], self.train_data, path)
+        require_same_classes(contents["classes"], self.train_data, path)
         schedule = build.build_schedule(self.config, len(self.train_data), self.ranks.world)
         for key, value in _stream_of(schedule).items():
             if contents["stream"][key] != value:
@@ -167,11 +167,10 @@ class _Run:
                     "number of processes to match, or start anew with resume=never"
                 )
         state = build.build_state(self.config, model, self.device)
-        wanted_groups = [dict(group, params=[]) for group in state.optimizer.param_groups]
-        state.optimizer.load_state_dict(contents["optimizer"])
-        for group, wanted_group in zip(state.optimizer.param_groups, wanted_groups, strict=True):
-            # resume=path may change the recipe; the checkpoint holds that of its own run.
-            group.update({k: v for k, v in wanted_group.items() if k != "params"})
+        # The momentum buffers are the checkpoint's; the recipe is the config's, which resume=path
+        # may have changed.
+        recipe = {"param_groups": state.optimizer.state_dict()["param_groups"]}
+        state.optimizer.load_state_dict(contents["optimizer"] | recipe)
         state.scaler.load_state_dict(contents["scaler"])
         state.step, metrics = contents["step"], contents["metrics"]
         state.best_error, state.losses = metrics["best_error"], list(metrics["losses"])
@@ -257,7 +256,7 @@ class _Run:
             self.config, self.val_data, self.ranks, epoch=round(epoch)
         )
         to_input = build.build_to_input(self.config, self.device)
-        errors = clip_error(state.model, batches, len(self.val_data), to_input=to_input)
+        errors = clip_error(state.model, _named(batches), len(self.val_data), to_input=to_input)
         self.tracker.log({"step": state.step, "epoch": epoch, "split": "val", **errors})
         error = errors["val/error_1clip_aug"]
         log.info("epoch %.2f: 1-clip error under training augmentation %.2f %%", epoch, error)
@@ -325,6 +324,14 @@ class _Run:
             "metrics": {"best_error": state.best_error, "losses": list(state.losses)},
             "wandb_id": self.tracker.wandb_id,
         }
+
+
+def _named(batches: Iterable[ClipBatch]) -> Iterator[ClipBatch]:
+    """Yields `batches`, naming the videos of each that could not be read."""
+    for batch in batches:
+        for video in batch.bad:
+            log.warning("counts as an error: %s: %s", video.path, video.reason)
+        yield batch
 
 
 class _BadSamples:

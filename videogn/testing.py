@@ -47,7 +47,7 @@ def run_test(path: str | Path, overrides: Sequence[str], out: Path | None) -> di
     try:
         manifest = build.build_manifest(config, "val")
         model = restore_model(config, contents, path).to(device)
-        check_classes(contents["classes"], manifest, path)
+        require_same_classes(contents["classes"], manifest, path)
         folder = out or _test_folder(Path(path), config)
         source = {
             "checkpoint": Path(path).name,
@@ -158,7 +158,7 @@ def refuse_failures(report: Mapping[str, Any], config: Config, folder: Path) -> 
         )
 
 
-def check_classes(classes: Sequence[str], manifest: Manifest, path: str | Path) -> None:
+def require_same_classes(classes: Sequence[str], manifest: Manifest, path: str | Path) -> None:
     """Raises CheckpointError unless the classes of a checkpoint are those of the data, in order."""
     for i, (trained, listed) in enumerate(zip(classes, manifest.classes, strict=False)):
         if trained != listed:

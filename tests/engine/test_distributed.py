@@ -236,7 +236,11 @@ def test_one_two_and_three_ranks_give_the_same_bytes_of_five_videos_and_of_one(
             one, several = Path(out(name, 1)), Path(out(name, world))
             assert read_test(several) == read_test(one)
             assert predictions(several) == predictions(one)
-            assert sorted(p.name for p in several.iterdir()) == ["config.yaml", "predictions.csv", "test.json"]
+            assert sorted(p.name for p in several.iterdir()) == [
+                "config.yaml",
+                "predictions.csv",
+                "test.json",
+            ]
 
 
 def start(root: Path, *more: str) -> subprocess.Popen[str]:
