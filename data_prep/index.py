@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.arguments import fraction
 from videogn.data.decode import is_video
 from videogn.data.manifest import (
     check_classes,
@@ -25,6 +27,38 @@ LABEL_RULES = ("folder", "filename", "csv")
 # A copy of Kinetics-400 may lack a few classes; a set of its own may share a few names with it.
 _KINETICS_MIN_CLASSES = 300
 _OWN_FILES = ("train.csv", "val.csv", "classes.txt", "source.txt", "ignored.txt")
+_SHOWN_IGNORED = 10  # the rest is in ignored.txt
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    add = parser.add_argument
+    add("source", metavar="SRC", type=Path, help="the folder that holds the videos")
+    add("--out", metavar="DIR", type=Path, required=True, help="the data root to write")
+    add("--label-from", choices=LABEL_RULES, required=True, help="where a video's label is found")
+    add("--csv", metavar="FILE", type=Path, help="for --label-from csv: columns path,label")
+    add("--val", metavar="FRACTION", type=fraction, default=0.1, help="share held out (0.1)")
+    add("--split-folders", action="store_true", help="the folders train and val of SRC decide")
+    add("--val-same", action="store_true", help="validate on the training videos")
+    add("--seed", type=int, default=0, help="which videos are held out (0)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes the data root and prints a summary."""
+    index = index_videos(
+        arguments.source, arguments.out, label_from=arguments.label_from, table=arguments.csv
+    )
+    everything = list(range(len(index.paths)))
+    if arguments.val_same:
+        index.splits = {"train": everything, "val": everything}
+    else:
+        if arguments.split_folders:
+            train, val = split_folders(index.source, index.paths)
+        else:
+            train, val = split_positions(index.labels, arguments.val, arguments.seed)
+        index.splits = {"train": train, "val": val} if val else {"train": train}
+    write_index(index, arguments.out)
+    _print_summary(index, arguments.out)
 
 
 @dataclass
@@ -233,3 +267,18 @@ def _labels_from_table(source: Path, paths: Sequence[str], table: Path) -> list[
 def _spelling(name: str) -> str:
     """`name` without what copies of Kinetics-400 write differently: case, blanks, punctuation."""
     return re.sub("[^a-z0-9]+", "", name.lower())
+
+
+def _print_summary(index: Index, out: Path) -> None:
+    used = len(set(index.labels))
+    print(f"{out}: {len(index.paths)} videos in {used} of {len(index.classes)} classes")
+    for split, positions in index.splits.items():
+        print(f"  {split}.csv: {len(positions)} videos")
+    if "val" not in index.splits:
+        print("  no val.csv: no video is held out (--val FRACTION or --val-same would)")
+    if index.ignored:
+        print(f"  ignored {len(index.ignored)} files, listed in {out / 'ignored.txt'}:")
+        for path, reason in list(index.ignored.items())[:_SHOWN_IGNORED]:
+            print(f"    {ascii(path)[1:-1]}: {reason}")
+        if len(index.ignored) > _SHOWN_IGNORED:
+            print("    ...")
