@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import time
 import wave
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.videos import decode_all, numbered_frame, read_number, write_numbered
-from videogn.data import decode
-from videogn.data.decode import PyAVReader, is_video, open_video
+from videogn.data import pyav_reader
+from videogn.data.decode import is_video, open_video
 from videogn.errors import ConfigError, VideoDecodeError
 
 REAL_CLIPS = sorted((Path(__file__).parents[3] / "shared" / "real_clips").glob("*/*.m*"))
@@ -144,27 +145,49 @@ def test_an_index_out_of_range_is_named(mp4: Path, index: int) -> None:
         video.frames([0, index])
 
 
-def test_only_wanted_frames_are_converted_and_no_more_decoded_than_needed(
-    mp4: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decoded = []
-    plain = PyAVReader._decode
-
-    def counted(self):
-        for frame in plain(self):
-            decoded.append(frame)
-            yield frame
-
-    monkeypatch.setattr(PyAVReader, "_decode", counted)
+def test_only_wanted_frames_are_converted_and_no_more_decoded_than_needed(mp4: Path) -> None:
+    with open_video(mp4) as video:  # keyframes at 0, 12, 24, ..., with B-frames between
+        video.frames([28, 30, 28])
+        assert video.stats.converted == 2
+        assert video.stats.skipped >= 1
+        assert video.stats.decoded + video.stats.skipped == 7  # 24, 25, ..., 30
     with open_video(mp4) as video:
-        video.frames([26, 28])
-    assert len(decoded) <= 5  # keyframe at 24, GOP of 12
+        video.frames(range(60))
+        assert (video.stats.decoded, video.stats.skipped, video.stats.converted) == (60, 0, 60)
+
+
+def test_a_long_gap_before_a_keyframe_is_not_decoded(mp4: Path) -> None:
+    with open_video(mp4) as video:
+        frames = video.frames([2, 50, 51, 3])
+        assert [read_number(frame) for frame in frames] == [2, 50, 51, 3]
+        assert video.stats.decoded <= 4 + 4  # to frame 3, then from the keyframe at 48 to 51
+
+
+def test_frames_are_mapped_as_they_come(mp4: Path) -> None:
+    with open_video(mp4) as video:
+        full = video.frames([9, 3, 3])
+        crops = video.frames([9, 3, 3], lambda frame: frame[8:24, 32:])
+    np.testing.assert_array_equal(crops, full[:, 8:24, 32:])
+
+
+def test_a_reader_that_takes_too_long_is_stopped(mp4: Path) -> None:
+    with open_video(mp4, timeout=60) as video:
+        assert video.frames([59]).shape == (1, 64, 64, 3)
+
+    def slow(frame: np.ndarray) -> np.ndarray:
+        time.sleep(0.03)
+        return frame
+
+    with open_video(mp4, timeout=0.2) as video:
+        with pytest.raises(VideoDecodeError, match=r"took more than 0\.2 s"):
+            video.frames(range(60), slow)
+        assert read_number(video.frames([5])[0]) == 5
 
 
 def test_fps_and_decoder_names(mp4: Path) -> None:
     with open_video(mp4) as video:
-        assert video.fps == 30
-    with pytest.raises(ConfigError, match="'opencv' is not a decoder"):
+        assert (video.fps, video.height, video.width) == (30, 64, 64)
+    with pytest.raises(ConfigError, match="'opencv' is no decoder"):
         open_video(mp4, decoder="opencv")
 
 
@@ -290,15 +313,23 @@ def test_a_path_may_not_leave_the_root(tmp_path: Path, mp4: Path) -> None:
 
 
 def test_frames_too_large_or_too_many_are_refused(
-    mp4: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, mp4: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decode, "MAX_PIXELS", 64 * 64 - 1)
+    path = tmp_path / "never_opened_before.mp4"
+    path.write_bytes(mp4.read_bytes())
+    monkeypatch.setattr(pyav_reader, "MAX_PIXELS", 64 * 64 - 1)
     with pytest.raises(VideoDecodeError, match="64x64 exceed"):
-        open_video(mp4)
+        open_video(path)
     monkeypatch.undo()
-    monkeypatch.setattr(decode, "MAX_FRAMES", 59)
+    monkeypatch.setattr(pyav_reader, "MAX_FRAMES", 59)
     with pytest.raises(VideoDecodeError, match="more than 59 frames"):
-        open_video(mp4)
+        open_video(path)
+
+
+def test_a_codec_nobody_keeps_videos_in_is_not_read(tmp_path: Path) -> None:
+    path = write_numbered(tmp_path / "ut.avi", 4, codec="utvideo")
+    with pytest.raises(VideoDecodeError, match=r"codec utvideo is not read|cannot be read"):
+        open_video(path)
 
 
 def test_a_video_is_known_by_its_content(tmp_path: Path, mp4: Path) -> None:
