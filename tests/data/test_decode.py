@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import tarfile
 import time
 import wave
 from pathlib import Path
@@ -24,6 +25,13 @@ REAL_CLIPS = sorted((Path(__file__).parents[3] / "shared" / "real_clips").glob("
 OPEN_GOP = {"x264-params": "open-gop=1:keyint=12:min-keyint=6:scenecut=0"}
 # With intra refresh, frames right after a "keyframe" are not decodable from there.
 INTRA_REFRESH = {"x264-params": "intra-refresh=1:keyint=20"}
+
+X265 = "log-level=none:bframes=3:keyint=12"
+VP9_ALTREF = {"cpu-used": "8", "auto-alt-ref": "6", "lag-in-frames": "25"}
+B_PYRAMID = "b-pyramid=normal:bframes=8:b-adapt=0:ref=6"
+NO_REORDER_HINT = (
+    "bframes=3:bitstream-restriction=0:b-adapt=0"  # the decoder has to guess the delay
+)
 
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
 
@@ -49,6 +57,22 @@ HEALTHY = {
     "vp9.webm": {"codec": "libvpx-vp9", "options": {"cpu-used": "8"}},
     "vp8.webm": {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "16"}},
     "raw.h264": {"b_frames": 3},
+    "hevc.mp4": {"codec": "libx265", "options": {"x265-params": f"{X265}:open-gop=0"}},
+    "hevc_open_gop.mkv": {"codec": "libx265", "options": {"x265-params": f"{X265}:open-gop=1"}},
+    "raw.hevc": {"codec": "libx265", "options": {"x265-params": X265}},
+    "av1.mp4": {"codec": "libsvtav1", "options": {"preset": "12"}},
+    "vp9_altref.webm": {"codec": "libvpx-vp9", "options": VP9_ALTREF},
+    "mjpeg.avi": {"codec": "mjpeg", "options": {"strict": "unofficial"}},
+    "msmpeg4.avi": {"codec": "msmpeg4v3"},
+    "ffv1.mkv": {"codec": "ffv1"},
+    "mpeg1.mpg": {"codec": "mpeg1video"},
+    "flv1.flv": {"codec": "flv"},
+    "b.mov": {"b_frames": 3},
+    "b.m2ts": {"b_frames": 3, "container_options": {"mpegts_m2ts_mode": "1"}},
+    "interlaced.mp4": {"b_frames": 2, "options": {"x264-params": "tff=1:keyint=12"}},
+    "b_pyramid.mp4": {"gop": 48, "options": {"x264-params": B_PYRAMID}},
+    "no_reorder_hint.mp4": {"b_frames": 3, "options": {"x264-params": NO_REORDER_HINT}},
+    "starts_late.mp4": {"times": range(30, 78), "b_frames": 2},
     "vfr.mp4": {"times": [n * n for n in range(48)]},
     "vfr.mkv": {"times": [n * n for n in range(48)]},
 }
@@ -101,6 +125,39 @@ def test_frames_before_an_edit_list_do_not_count(folder: Path, mp4: Path) -> Non
     assert_exact(path)
     with open_video(path) as video:
         assert [read_number(frame) for frame in video.frames(range(30))] == list(range(30, 60))
+
+
+def test_a_rotated_phone_video_is_read_as_stored(folder: Path, mp4: Path) -> None:
+    path = folder / "rotated.mp4"
+    with av.open(str(mp4)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        stream.set_display_rotation(-90)  # counterclockwise
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    assert_exact(path)
+    with open_video(path) as rotated, open_video(mp4) as plain:
+        np.testing.assert_array_equal(rotated.frames([7]), plain.frames([7]))
+        assert (rotated.rotation, plain.rotation) == (90, 0)
+
+
+def test_a_member_of_a_tar(folder: Path, mp4: Path) -> None:
+    other = write_numbered(folder / "other.avi", 20, codec="mpeg4")
+    with tarfile.open(folder / "shard.tar", "w") as tar:
+        tar.add(other, "a/other.avi")
+        tar.add(mp4, "plain.mp4")
+    for member, file in (("plain.mp4", mp4), ("a/other.avi", other)):
+        path = f"{folder}/shard.tar::{member}"
+        expected = decode_all(file)
+        with open_video(path, root=folder) as video:
+            assert video.num_frames == len(expected)
+            for indices in ([3], [19, 2, 11], range(20)):
+                np.testing.assert_array_equal(video.frames(indices), expected[indices])
+    with pytest.raises(VideoDecodeError, match="outside the video root"):
+        open_video(path, root=folder / "elsewhere")
+    with pytest.raises(VideoDecodeError, match="no such"):
+        open_video(f"{folder}/shard.tar::nothing.mp4")
 
 
 def test_one_frame(folder: Path) -> None:

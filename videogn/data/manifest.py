@@ -4,30 +4,63 @@ A data root is a folder with
     train.csv, val.csv   header `path,label`; further columns are kept
     classes.txt          one name a line; the number of the line, from 0, is the class id
     source.txt           optional: the folder that the paths are relative to (the video root)
+A path may be `shard.tar::member`: a video inside an uncompressed archive.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import os
+import logging
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
 from videogn.data.decode import has_scheme
+from videogn.data.frame_index import FrameIndex
+from videogn.data.kinetics import kinetics400_classes
+from videogn.data.tables import (
+    Columns,
+    Row,
+    check_classes,
+    read_classes,
+    read_columns,
+    read_table,
+    read_text,
+    write_text,
+)
+from videogn.data.tar import split_member
 from videogn.errors import DataError
 
-_PREPARE = "python -m data_prep index SRC --out {root} --label-from folder --val 0.1"
+__all__ = [
+    "Manifest",
+    "Row",
+    "check_classes",
+    "kinetics400_classes",
+    "read_classes",
+    "read_manifest",
+    "read_table",
+    "shown",
+    "why_unusable",
+    "write_manifest",
+    "write_text",
+]
+
+log = logging.getLogger(__name__)
+
+_PREPARE = "python -m data_prep index SRC --out {root}"
+_LONGEST_PATH = 4096  # bytes, PATH_MAX of Linux
+_SHOWN = 120  # characters of a path in a message
 
 
 @dataclass(frozen=True)
 class Manifest:
     """The videos of one split.
+
+    Its strings are packed (`videogn.data.strings`), so that loader workers share them.
 
     Attributes:
         name: the csv file it was read from, for messages.
@@ -39,29 +72,33 @@ class Manifest:
     """
 
     name: str
-    paths: list[str]
+    paths: Sequence[str]
     labels: np.ndarray
     classes: tuple[str, ...]
     videos: Path
-    columns: dict[str, list[str]]
+    columns: Mapping[str, Sequence[str]]
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    def index(self, row: int) -> FrameIndex | None:
+        """Where the frames of the video of `row` are, if the column `index` says so.
 
-@dataclass(frozen=True)
-class Row:
-    """One row of a csv file: its fields by column, and `place`, its file:line, for messages."""
-
-    place: str
-    fields: dict[str, str]
+        Raises DataError for a text there that is no index.
+        """
+        text = self.columns["index"][row] if "index" in self.columns else ""
+        try:
+            return FrameIndex.from_text(text) if text else None
+        except DataError as error:
+            raise DataError(f"{self.name}: {self.paths[row]!r}: {error}") from error
 
 
 def read_manifest(root: Path, split: str, *, videos: Path | None = None) -> Manifest:
-    """The manifest of `split` ("train" or "val") of the data root `root`.
+    """The manifest of `split` ("train", "val") of the data root `root`.
 
     A label is a class name or else a class id. `videos` overrides `source.txt`. That the videos
-    exist is not checked here: 260,000 look-ups would delay every start.
+    exist is not checked here: 260,000 look-ups would delay every start. A video listed twice with
+    one label counts twice, with a warning.
     Raises DataError, naming file and line, for anything missing or malformed.
     """
     root, table = Path(root), Path(root) / f"{split}.csv"
@@ -70,78 +107,43 @@ def read_manifest(root: Path, split: str, *, videos: Path | None = None) -> Mani
         command = _PREPARE.format(root=root)
         raise DataError(f"{missing}; prepare one, of Kinetics-400 too, with `{command}`")
     classes = read_classes(root / "classes.txt")
-    rows = read_table(table)
-    if not rows:
+    columns = read_columns(table)
+    paths, texts = columns.strings.pop("path"), columns.strings.pop("label")
+    if not paths:
         raise DataError(f"{table}: lists no video; add rows or prepare it again")
-    ids = {name: number for number, name in enumerate(classes)}
-    labels = [_class_id(row, ids) for row in rows]
-    paths = [_relative_path(row) for row in rows]
-    _refuse_two_labels(rows, labels)
-    names = [name for name in rows[0].fields if name not in ("path", "label")]
+    labels = _class_ids(table, columns, texts, classes)
+    _check_paths(table, columns, paths)
+    _refuse_two_labels(table, columns, paths, labels, classes)
     return Manifest(
         name=str(table),
         paths=paths,
-        labels=np.array(labels, dtype=np.int64),
+        labels=labels,
         classes=classes,
         videos=_video_root(root, videos),
-        columns={name: [row.fields[name] for row in rows] for name in names},
+        columns=columns.strings,
     )
 
 
-def read_classes(path: Path) -> tuple[str, ...]:
-    """The class names in a file of one name a line; DataError if empty, blank or repeated."""
-    lines = _read_text(path).splitlines()
-    return check_classes([line.strip() for line in lines], str(path))
+def why_unusable(path: str) -> str:
+    """Why `path` cannot stand in a manifest, for after "path ...: "; empty if it can.
 
-
-def check_classes(names: Sequence[str], source: str) -> tuple[str, ...]:
-    """`names` if each fits on a line of classes.txt and comes once, else DataError.
-
-    `source` is the file or folder the names are from, for the message.
+    It must lie under the video root whatever that is. Links that lead out are refused when the
+    video is opened.
     """
-    if not names:
-        raise DataError(f"{source}: holds no class name; write one name a line")
-    seen: dict[str, int] = {}
-    for line, name in enumerate(names, start=1):
-        if not name or name.strip() != name or len(name.splitlines()) != 1:
-            raise DataError(f"{source}:{line}: {name!r} is no class name; write one name a line")
-        if name in seen:
-            raise DataError(
-                f"{source}:{line}: class {name!r} is also on line {seen[name]}; names must differ"
-            )
-        seen[name] = line
-    return tuple(names)
-
-
-@cache
-def kinetics400_classes() -> tuple[str, ...]:
-    """The 400 class names of Kinetics-400 in the order of their ids."""
-    return read_classes(Path(__file__).with_name("kinetics400_classes.txt"))
-
-
-def read_table(path: Path) -> list[Row]:
-    """The rows of a csv file with at least the columns `path` and `label`, each with its line.
-
-    A byte order mark, CRLF, quotes and empty lines are accepted. Raises DataError otherwise.
-    """
-    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
-    rows: list[Row] = []
-    try:
-        header = next(reader, [])
-        _check_header(path, header)
-        for fields in reader:
-            place = f"{path}:{reader.line_num}"
-            if not fields:
-                continue
-            if len(fields) != len(header):
-                raise DataError(
-                    f"{place}: {len(fields)} fields where the header has {len(header)}; "
-                    "quote a field that holds a comma"
-                )
-            rows.append(Row(place, dict(zip(header, fields, strict=True))))
-    except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: is no valid csv ({error}); fix it") from error
-    return rows
+    archive = split_member(path) if "::" in path else None
+    file = archive[0] if archive else path
+    if not path or "\0" in path:
+        return "is empty" if not path else "holds a NUL"
+    if len(path) > _LONGEST_PATH:
+        return f"has {len(path)} characters, more than the {_LONGEST_PATH} of any file's path"
+    if archive and not archive[1]:
+        return "names no member of the archive, as shard.tar::member does"
+    if file[0] not in "/\\" and ".." not in file and ":" not in file:
+        return ""  # nearly all: the rest takes 10 times as long
+    first = posixpath.normpath(file.replace("\\", "/")).split("/")[0]
+    if first in ("", "..") or PureWindowsPath(file).drive or has_scheme(file):
+        return "does not lie under the video root"
+    return ""
 
 
 def write_manifest(
@@ -172,80 +174,85 @@ def write_manifest(
         write_text(root / f"{split}.csv", text.getvalue())
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 so that `path` holds the old text or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _class_ids(
+    table: Path, columns: Columns, texts: Iterable[str], classes: Sequence[str]
+) -> np.ndarray:
+    """int64 (N,): the class ids of the labels `texts`, each a class name or else an id."""
+    ids = {name: number for number, name in enumerate(classes)}
+    numbers = {str(number): number for number in range(len(classes))}
+    known = numbers | ids  # a name that looks like a number is a name
+    labels = np.empty(len(columns.lines), np.int64)
+    for row, text in enumerate(texts):
+        label = known.get(text)
+        if label is None:
+            bare = text.strip()
+            label = known.get(bare, numbers.get(bare.lstrip("0") or bare[:1]))
+        if label is None:
+            raise _label_error(f"{table}:{columns.lines[row]}", text, set(texts), len(classes))
+        labels[row] = label
+    return labels
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); prepare it") from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8"
-        ) from error
-
-
-def _check_header(path: Path, header: list[str]) -> None:
-    if not {"path", "label"} <= set(header):
-        raise DataError(f"{path}:1: the header is {','.join(header)!r}; it must name path,label")
-    if len(set(header)) < len(header):
-        raise DataError(f"{path}:1: the header {','.join(header)!r} names a column twice; rename")
-
-
-def _class_id(row: Row, ids: Mapping[str, int]) -> int:
-    label = row.fields["label"]
-    if label in ids:
-        return ids[label]
-    if label.isascii() and label.isdigit() and len(label) < 10 and int(label) < len(ids):
-        return int(label)
-    raise DataError(
-        f"{row.place}: label {label!r} is neither a name in classes.txt nor an id from 0 to "
-        f"{len(ids) - 1}; correct one of the two files"
+def _label_error(place: str, text: str, texts: set[str], num_classes: int) -> DataError:
+    numbers = {int(text) for text in texts if text.isascii() and text.isdigit() and len(text) < 10}
+    if len(numbers) == len(texts) and min(numbers) == 1 and max(numbers) == num_classes:
+        return DataError(
+            f"{place}: label {text!r} is past the last id {num_classes - 1}: the labels run from 1 "
+            f"to {num_classes}; subtract 1 from each, or list the videos anew with `python -m "
+            "data_prep index SRC --list FILE --first-label 1`"
+        )
+    return DataError(
+        f"{place}: label {shown(text)} is neither a name in classes.txt nor an id from 0 to "
+        f"{num_classes - 1}; correct one of the two files"
     )
 
 
-def _relative_path(row: Row) -> str:
-    """The row's path, refused if it is empty, an address, or leads out of the video root.
-
-    Links that lead out are refused when the video is opened.
-    """
-    path = row.fields["path"]
-    inside = posixpath.normpath(path.replace("\\", "/")).split("/")[0] not in ("", "..")
-    drive = PureWindowsPath(path).drive
-    if not path or "\0" in path or not inside or drive or has_scheme(path):
-        raise DataError(
-            f"{row.place}: path {path!r} does not lie under the video root; write it relative to "
-            "the folder in source.txt"
-        )
-    return path
-
-
-def _refuse_two_labels(rows: Sequence[Row], labels: Sequence[int]) -> None:
-    """One video with two labels is a mistake; the same row twice is a way to weight it."""
-    first: dict[str, int] = {}
-    for number, row in enumerate(rows):
-        earlier = first.setdefault(row.fields["path"], number)
-        if labels[earlier] != labels[number]:
+def _check_paths(table: Path, columns: Columns, paths: Iterable[str]) -> None:
+    for row, path in enumerate(paths):
+        reason = why_unusable(path)
+        if reason:
             raise DataError(
-                f"{row.place}: {row.fields['path']!r} has label {row.fields['label']!r} here and "
-                f"{rows[earlier].fields['label']!r} at {rows[earlier].place}; keep one"
+                f"{table}:{columns.lines[row]}: path {shown(path)} {reason}; write it relative to "
+                "the folder in source.txt"
             )
+
+
+def _refuse_two_labels(
+    table: Path,
+    columns: Columns,
+    paths: Sequence[str],
+    labels: np.ndarray,
+    classes: Sequence[str],
+) -> None:
+    """One video with two labels is a mistake; the same row twice is a way to weight it."""
+    hashes = np.fromiter(map(hash, paths), np.int64, len(paths))
+    _, group, sizes = np.unique(hashes, return_inverse=True, return_counts=True)
+    first: dict[str, int] = {}
+    repeated = 0
+    for row in np.flatnonzero(sizes[group] > 1).tolist():
+        path = paths[row]
+        earlier = first.setdefault(path, row)
+        if labels[earlier] != labels[row]:
+            raise DataError(
+                f"{table}:{columns.lines[row]}: {shown(path)} has label "
+                f"{classes[labels[row]]!r} here and {classes[labels[earlier]]!r} at "
+                f"{table}:{columns.lines[earlier]}; keep one"
+            )
+        repeated += earlier != row
+    if repeated:
+        log.warning("%s: %d rows repeat a video; it counts more than others", table, repeated)
+
+
+def shown(text: str) -> str:
+    """`text` quoted, and cut if it is very long."""
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}..."
 
 
 def _video_root(root: Path, videos: Path | None) -> Path:
     """The absolute folder that paths are relative to: `videos`, else source.txt, else `root`."""
     source, key = root / "source.txt", "data.videos"
     if videos is None and source.is_file():
-        videos, key = root / _read_text(source).strip(), str(source)
+        videos, key = root / read_text(source).strip(), str(source)
     folder = Path(videos or root).resolve()
     if not folder.is_dir():
         raise DataError(f"{key}: no folder {folder}; set data.videos to where the videos are now")

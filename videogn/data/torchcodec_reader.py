@@ -1,0 +1,41 @@
+"""Reading with torchcodec in its exact mode: needs the FFmpeg libraries of the system.
+
+It gives wrong frames, silently, in MPEG-TS and AVI, which are refused here.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import numpy as np
+
+from videogn.data.vetted_reader import VettedReader
+from videogn.errors import ConfigError
+
+
+class TorchCodecReader(VettedReader):
+    """A `VideoReader` on torchcodec; see `VettedReader`."""
+
+    library = "torchcodec"
+    reads_open_gop = True
+    reads_edit_lists = True
+
+    def _open(self) -> None:
+        try:
+            decoders = import_module("torchcodec.decoders")
+        except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: no FFmpeg to load
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"data.decoder=torchcodec: cannot be imported ({reason}); install it and FFmpeg, "
+                "or use pyav"
+            ) from error
+        with self._source.open() as file:
+            place = file.read() if self._source.in_archive else self._source.path
+        self._decoder = decoders.VideoDecoder(
+            place, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
+        )
+
+    def _decode(self, indices: list[int]) -> np.ndarray:
+        if self._decoder is None:
+            raise ValueError("the reader is closed")
+        return self._decoder.get_frames_at(indices).data.numpy()
