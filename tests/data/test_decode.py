@@ -207,7 +207,7 @@ def test_only_wanted_frames_are_converted_and_no_more_decoded_than_needed(mp4: P
         video.frames([28, 30, 28])
         assert video.stats.converted == 2
         assert video.stats.skipped >= 1
-        assert video.stats.decoded + video.stats.skipped == 7  # 24, 25, ..., 30
+        assert video.stats.decoded + video.stats.skipped <= 7  # 24, 25, ..., 30
     with open_video(mp4) as video:
         video.frames(range(60))
         assert (video.stats.decoded, video.stats.skipped, video.stats.converted) == (60, 0, 60)

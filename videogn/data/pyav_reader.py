@@ -7,8 +7,8 @@ with what was asked: whenever a seek did not deliver what it should, decoding st
          keyframe              wanted               wanted
             v                    v                    v
     I  b  P I  b  P  b  P  b  P  b  P  b  P  b  P  b  P  b ...
-            |decoded ................................|
-               ^     ^     ^           ^     ^     ^      not decoded: no frame refers to them
+            |................................|        read
+               ^     ^     ^     ^     ^           of these not decoded: no frame refers to them
 """
 
 from __future__ import annotations
@@ -265,7 +265,7 @@ class PyAVReader:
         for part in self._parts(wanted):
             if not self._read_from_keyframe(wanted[part], images, part.start):
                 self._rewind()
-                if not self._collect(wanted[part], images, part.start, skip=False):
+                if not self._collect(wanted[part], images, part.start, sparing=False):
                     raise VideoDecodeError(
                         self.path, "a frame that its index lists cannot be decoded"
                     )
@@ -295,25 +295,25 @@ class PyAVReader:
         if self._by_count or not place:
             return False
         stream = self._stream()
-        skips = (True, False) if self.codec in _SKIPPING_CODECS else (False,)
         # MPEG-TS seeks by dts, all others by pts.
         for target in dict.fromkeys(self.index.keyframes[place - 1]):
-            for skip in skips:
+            for sparing in (True, False):
                 with suppress(FFmpegError):  # not every demuxer seeks, nor decoder starts there
                     self._container.seek(target, stream=stream)
-                    if self._collect(wanted, images, first, skip=skip):
+                    if self._collect(wanted, images, first, sparing=sparing):
                         return True
         return False
 
-    def _collect(self, wanted: list[int], images: _Images, first: int, *, skip: bool) -> bool:
+    def _collect(self, wanted: list[int], images: _Images, first: int, *, sparing: bool) -> bool:
         """Puts the frames at the sorted positions `wanted` into `images`, from number `first` on.
 
         False if one does not come, as when a seek has landed behind it. Only frames that are wanted
-        are converted, which is up to half the cost of reading. With `skip`, those that are neither
-        wanted nor referred to are not decoded.
+        are converted, which is up to half the cost of reading; `sparing` decodes no others either
+        but those that they refer to.
         """
         found = 0
-        for count, frame in enumerate(self._decode(frozenset(wanted) if skip else None)):
+        decoded = self._decode_only(wanted) if sparing else self._decode()
+        for count, frame in enumerate(decoded):
             position = count if self._by_count else frame.pts
             if position is None or position > wanted[found]:
                 return False
@@ -325,31 +325,49 @@ class PyAVReader:
                 return True
         return False
 
-    def _decode(self, needed: frozenset[int] | None = None) -> Iterator[VideoFrame]:
-        """The frames from the present place to the end of the file, in order of presentation.
+    def _decode(self) -> Iterator[VideoFrame]:
+        """The frames from the present place to the end of the file, in order of presentation."""
+        for packet in self._packets():
+            for frame in packet.decode():
+                self.stats.decoded += 1
+                yield frame
+        yield from self._drained()
 
-        With `needed`, frames at other positions come only if others refer to them.
+    def _decode_only(self, wanted: list[int]) -> Iterator[VideoFrame]:
+        """The frames with the time stamps `wanted`, and others that had to be decoded for them.
+
+        Ends the decoder's work: seek before decoding anything else.
         """
         context = self._stream().codec_context
+        skips = self.codec in _SKIPPING_CODECS
+        missing, before = set(wanted), self.stats.decoded
         sent: list[int] = []
-        before, last = self.stats.decoded, None
+        last = None
         try:
             for packet in self._packets():
-                if needed is not None:
-                    context.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
-                    sent.append(packet.pts or 0)
+                sent.append(packet.pts or 0)
+                if skips:
+                    context.skip_frame = "DEFAULT" if packet.pts in missing else "NONREF"
                 for frame in packet.decode():
                     self.stats.decoded, last = self.stats.decoded + 1, frame.pts
                     yield frame
-            for frame in context.decode(None):  # those still held back
-                self.stats.decoded, last = self.stats.decoded + 1, frame.pts
+                missing.discard(packet.pts)
+                if not missing:  # no later packet is referred to; what is held back comes next
+                    break
+            for frame in self._drained():
+                last = frame.pts
                 yield frame
         finally:
-            if needed is not None:
-                context.skip_frame = "DEFAULT"
-            if sent and last is not None:
+            context.skip_frame = "DEFAULT"
+            if last is not None:
                 passed = sum(pts <= last for pts in sent)
                 self.stats.skipped += passed - (self.stats.decoded - before)
+
+    def _drained(self) -> Iterator[VideoFrame]:
+        """The frames that the decoder still holds back to bring them into order."""
+        for frame in self._stream().codec_context.decode(None):
+            self.stats.decoded += 1
+            yield frame
 
     def _rgb(self, frame: VideoFrame) -> np.ndarray:
         """uint8 (H, W, 3), a view of memory that the next call writes over."""
