@@ -19,6 +19,7 @@ from videogn.config import Config
 from videogn.data.dataset import (
     ClipSpec,
     EvalVideos,
+    OpenVideo,
     TrainClips,
     ViewSpec,
     clip_loader,
@@ -26,6 +27,7 @@ from videogn.data.dataset import (
     video_loader,
 )
 from videogn.data.decode import VideoReader, open_video
+from videogn.data.frame_index import FrameIndex
 from videogn.data.manifest import Manifest, read_manifest
 from videogn.data.order import Stream
 from videogn.data.transforms import to_network
@@ -306,9 +308,11 @@ def _train_clips(config: Config, manifest: Manifest, *, replace_bad: bool) -> Tr
     )
 
 
-def _opener(config: Config, manifest: Manifest) -> Callable[[Path], VideoReader]:
+def _opener(config: Config, manifest: Manifest) -> OpenVideo:
     return partial(_open_under, videos=manifest.videos, decoder=config.data.decoder)
 
 
-def _open_under(path: Path, *, videos: Path, decoder: str) -> VideoReader:
-    return open_video(videos / path, root=videos, decoder=decoder)
+def _open_under(
+    path: Path, *, videos: Path, decoder: str, index: FrameIndex | None = None
+) -> VideoReader:
+    return open_video(videos / path, root=videos, decoder=decoder, index=index)

@@ -53,7 +53,7 @@ class Classifier:
             VideoDecodeError: the file cannot be read.
         """
         with open_video(path) as video:
-            frames, clips, boxes = read_views(video, self.spec)
+            frames, clips, boxes = read_views(video, self.spec, upright=True)
         scores = score_views(
             lambda views: self.model.probs(self.to_input(views)),
             frames.to(self.device),

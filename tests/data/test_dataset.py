@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ from videogn.data.dataset import (
     clip_loader,
     collate,
     keyed_batches,
+    read_views,
     video_loader,
 )
-from videogn.data.decode import VideoReader, open_video
+from videogn.data.decode import FrameMap, VideoReader, open_video
+from videogn.data.frame_index import FrameIndex
 from videogn.data.manifest import Manifest
 from videogn.data.order import SampleKey, Stream
-from videogn.data.sampling import eval_clips, frame_indices
+from videogn.data.sampling import eval_clips, frame_indices, random_start
+from videogn.data.transforms import resize, train_crop
 
 LENGTHS = [24, 40, 9, 33, 16, 24]  # frames of the videos; the third is shorter than a clip
 BAD = 2  # row that is damaged in `with_bad`
@@ -109,6 +113,21 @@ def test_the_same_key_and_seed_give_the_same_bytes(healthy: Manifest) -> None:
         assert torch.equal(a, b)
     pairs = zip(first, other, strict=True)
     assert not all(a is not None and b is not None and torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_clip_is_cut_as_from_whole_frames(healthy: Manifest) -> None:
+    """The frames are cut one by one while they are decoded; the bytes are those of a batch."""
+    for key in [SampleKey(epoch, row) for epoch in range(3) for row in range(len(LENGTHS))]:
+        clip = clips_of(healthy, CUT, seed=5)[key].frames
+        rng = np.random.default_rng([5, *key, 1])
+        with open_video(healthy.paths[key.row]) as video:
+            start = random_start(video.num_frames, 4, rng)
+            frames = video.frames(frame_indices(start, 4, 1, video.num_frames))
+        expected = train_crop(
+            frames, short_side=CUT.short_side, crop_size=48, flip=CUT.flip, rng=rng
+        )
+        assert clip is not None
+        assert torch.equal(clip, expected)
 
 
 def test_another_epoch_cuts_another_clip(healthy: Manifest) -> None:
@@ -206,25 +225,26 @@ def test_with_no_readable_video_at_all_the_clip_is_missing_and_the_tried_ones_li
 
 
 class Spy:
-    """A reader that notes which frames were asked for."""
+    """Opens videos, and notes the readers and what they were asked for."""
 
-    def __init__(self, path: Path) -> None:
-        self.reader = open_video(path)
-        self.num_frames, self.fps = self.reader.num_frames, self.reader.fps
-        self.asked: list[int] = []
+    def __init__(self) -> None:
+        self.readers: list[VideoReader] = []
+        self.asked: list[list[int]] = []
+        self.kept: list[int] = []  # bytes that a reader held of each read
 
-    def frames(self, indices: Sequence[int]) -> np.ndarray:
-        self.asked += indices
-        return self.reader.frames(indices)
+    def __call__(self, path: Path, *, index: FrameIndex | None = None) -> VideoReader:
+        reader = open_video(path, index=index)
+        frames = reader.frames
 
-    def close(self) -> None:
-        self.reader.close()
+        def noted(indices: Sequence[int], each: FrameMap | None = None) -> np.ndarray:
+            self.asked.append(list(indices))
+            images = frames(indices, each)
+            self.kept.append(images.nbytes)
+            return images
 
-    def __enter__(self) -> Spy:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+        reader.frames = noted
+        self.readers.append(reader)
+        return reader
 
 
 @pytest.mark.parametrize("rule", ["nonlocal", "slowfast", "mmaction"])
@@ -233,21 +253,99 @@ def test_the_views_of_a_video_index_frames_decoded_once(
     healthy: Manifest, rule: Any, row: int
 ) -> None:
     spec = ViewSpec(6, 2, 5, rule, "full", SIDE, 48)
-    spies: list[Spy] = []
-
-    def spied(path: Path) -> VideoReader:
-        spies.append(Spy(path))
-        return spies[-1]
-
-    views = EvalVideos(healthy, spec, open_video=spied)[row]
+    spy = Spy()
+    views = EvalVideos(healthy, spec, open_video=spy)[row]
     expected = eval_clips(LENGTHS[row], num_frames=6, stride=2, num_clips=5, rule=rule)
     assert views.frames is not None
-    assert spies[0].asked == sorted({index for clip in expected for index in clip})
-    assert views.frames.shape == (len(spies[0].asked), SIDE, SIDE, 3)
+    assert spy.asked == [sorted({index for clip in expected for index in clip})]
+    assert views.frames.shape == (len(spy.asked[0]), SIDE, SIDE, 3)
     assert views.clips.dtype == torch.int64
     assert [numbers(views.frames[clip]) for clip in views.clips] == expected
     assert (views.row, views.label, views.failure) == (row, row % 3, "")
     assert views.boxes == [(0, 0, SIDE, SIDE)]
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (50, 66), (66, 50), (41, 97)])
+def test_frames_resized_one_by_one_are_those_resized_together(height: int, width: int) -> None:
+    """Readers hand out views whose rows may lie apart in memory."""
+    rng = np.random.default_rng(0)
+    wide = rng.integers(0, 256, (5, height, width + 7, 3), dtype=np.uint8)
+    frames = wide[:, :, :width]
+
+    class Still:
+        num_frames = 5
+
+        def frames(self, indices: Sequence[int], each: FrameMap) -> np.ndarray:
+            return np.stack([each(frames[i]) for i in indices])
+
+    spec = ViewSpec(5, 1, 1, "nonlocal", "full", 56, 48)
+    got, _, ((_, _, *size),) = read_views(Still(), spec)  # type: ignore[arg-type]
+    assert torch.equal(got, resize(torch.from_numpy(frames.copy()), size[0], size[1]))
+
+
+def test_a_reader_never_holds_more_than_the_results(healthy: Manifest) -> None:
+    spy, spec = Spy(), ViewSpec(6, 2, 5, "nonlocal", "full", 16, 16)
+    views = EvalVideos(healthy, spec, open_video=spy)[1]
+    assert views.frames is not None
+    assert views.frames.shape[1:] == (16, 16, 3)
+    assert spy.kept == [views.frames.nbytes]
+    small = ClipSpec(num_frames=6, frame_stride=2, short_side=(64, 64), crop_size=20, flip=0.0)
+    clips = TrainClips(healthy, small, open_video=spy, seed=0, replace=True)
+    assert clips[SampleKey(0, 1)].frames is not None
+    assert spy.kept[1] == 6 * 20 * 20 * 3  # not 6 frames of 64 x 64
+
+
+def test_a_video_is_decoded_once_and_no_frame_too_many(healthy: Manifest) -> None:
+    spy = Spy()
+    EvalVideos(healthy, VIEWS, open_video=spy)[1]
+    assert spy.readers[0].stats.converted == len(spy.asked[0]) == len(set(spy.asked[0]))
+    assert spy.readers[0].stats.decoded <= LENGTHS[1]
+    for epoch in range(4):
+        TrainClips(healthy, WHOLE, open_video=spy, seed=0, replace=True)[SampleKey(epoch, 1)]
+    for reader, asked in zip(spy.readers[1:], spy.asked[1:], strict=True):
+        assert reader.stats.converted == len(asked) == 6
+        # frames are presented in the order they are coded here: no later one is needed
+        assert reader.stats.decoded <= max(asked) + 1
+    assert len(spy.readers) == 5
+
+
+def test_a_prediction_sees_frames_upright_and_a_test_as_stored(healthy: Manifest) -> None:
+    with open_video(healthy.paths[0]) as video:
+        stored, _, _ = read_views(video, VIEWS)
+        for rotation in (0, 90, 180, 270):
+            video._rotation = rotation  # type: ignore[attr-defined]  # as if the file said so
+            upright, _, _ = read_views(video, VIEWS, upright=True)
+            turned = torch.from_numpy(np.rot90(stored.numpy(), -rotation // 90, axes=(1, 2)).copy())
+            assert torch.equal(upright, turned)
+            assert torch.equal(read_views(video, VIEWS)[0], stored)
+
+
+def test_the_index_of_the_manifest_spares_looking_for_the_frames(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_video(folder / "1.mp4") as video:
+        text = video.index.to_text()
+    names = ["0.mp4", "1.mp4", "3.mp4"]
+    plain = manifest_of(folder, names)
+    manifest = replace(plain, columns={"index": ["", text, "nonsense"]})
+    given = []
+
+    def opened(path: Path, *, index: FrameIndex | None) -> VideoReader:
+        given.append(index)
+        return open_video(path, index=index)
+
+    dataset = TrainClips(manifest, CUT, open_video=opened, seed=0, replace=False)
+    clips = [dataset[SampleKey(0, row)] for row in range(3)]
+    assert given[0] is None
+    assert given[1] is not None
+    assert given[1].to_text() == text
+    for clip, key in zip(clips[:2], (0, 1), strict=True):
+        expected = clips_of(plain, CUT)[SampleKey(0, key)].frames
+        assert clip.frames is not None
+        assert expected is not None
+        assert torch.equal(clip.frames, expected)
+    assert clips[2].frames is None  # named like any other video that cannot be read
+    assert "is no index of frames" in clips[2].bad[0].reason
 
 
 def test_views_are_scaled_to_their_short_side_and_cut_as_asked(healthy: Manifest) -> None:

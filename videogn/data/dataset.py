@@ -5,11 +5,13 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,16 +19,33 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from videogn.data.decode import VideoReader
+from videogn.data.frame_index import FrameIndex
 from videogn.data.manifest import Manifest
 from videogn.data.order import SampleKey
 from videogn.data.sampling import ClipRule, eval_clips, frame_indices, random_start
-from videogn.data.transforms import Crops, eval_crops, resize, short_side_size, train_crop
-from videogn.errors import VideoDecodeError
-
-OpenVideo = Callable[[Path], VideoReader]
+from videogn.data.transforms import (
+    Box,
+    CropDraw,
+    Crops,
+    crop_box,
+    draw_crop,
+    eval_crops,
+    finish_crop,
+    resize,
+    short_side_size,
+)
+from videogn.errors import DataError, VideoDecodeError
 
 # Other videos tried in place of a bad one before the data are given up on.
 MAX_REPLACEMENTS = 20
+
+
+class OpenVideo(Protocol):
+    """Opens the video at a path, given where its frames are if that is known."""
+
+    def __call__(self, path: Path, /, *, index: FrameIndex | None) -> VideoReader:
+        """Returns the open video; raises VideoDecodeError."""
+        ...
 
 
 class BadVideo(NamedTuple):
@@ -80,7 +99,7 @@ class VideoViews(NamedTuple):
     label: int
     frames: Tensor | None
     clips: Tensor
-    boxes: list[tuple[int, int, int, int]]
+    boxes: list[Box]
     failure: str
 
 
@@ -101,7 +120,7 @@ class TrainClips(Dataset[Clip]):
     Args:
         manifest: the videos.
         spec: how to cut a clip.
-        open_video: path -> reader.
+        open_video: opens a path.
         seed: of the augmentation.
         replace: put a deterministic other video in the place of a bad one (training); otherwise
             the clip is left out (validation), as it is when no other can be read either.
@@ -127,10 +146,9 @@ class TrainClips(Dataset[Clip]):
         others = np.random.default_rng([self.seed, key.epoch, key.row, 2])
         row = key.row
         for _ in range(1 + (MAX_REPLACEMENTS if self.replace else 0)):
-            # Draws of their own, apart from those of the order and of `others`.
-            rng = np.random.default_rng([self.seed, key.epoch, key.row, 1])
             try:
-                return Clip(self._clip(row, rng), int(self.manifest.labels[row]), row, bad)
+                (frames,) = self._cut_clips(row, [key])
+                return Clip(frames, int(self.manifest.labels[row]), row, bad)
             except VideoDecodeError as error:
                 bad.append(BadVideo(row, error.path, error.reason))
             row = int(others.integers(len(self.manifest)))
@@ -138,20 +156,77 @@ class TrainClips(Dataset[Clip]):
         # wrapped in its traceback.
         return Clip(None, int(self.manifest.labels[key.row]), key.row, bad)
 
-    def _clip(self, row: int, rng: np.random.Generator) -> Tensor:
+    def __getitems__(self, keys: Sequence[SampleKey]) -> list[Clip]:
+        """Returns the clips of a batch; keys of one row that follow each other share a decode."""
+        clips: list[Clip] = []
+        for row, group in groupby(keys, key=lambda key: key.row):
+            clips += self._clips_of_row(row, list(group))
+        return clips
+
+    def _clips_of_row(self, row: int, keys: list[SampleKey]) -> list[Clip]:
+        if len(keys) > 1:
+            # A video that cannot give all of these clips may still give some: each for itself then.
+            with suppress(VideoDecodeError):
+                label = int(self.manifest.labels[row])
+                return [Clip(frames, label, row, []) for frames in self._cut_clips(row, keys)]
+        return [self[key] for key in keys]
+
+    def _cut_clips(self, row: int, keys: Sequence[SampleKey]) -> list[Tensor]:
+        """Returns one clip for each key, all cut from the video of `row`, which is decoded once."""
         spec = self.spec
-        with self.open_video(Path(self.manifest.paths[row])) as video:
-            span = spec.num_frames * spec.frame_stride
-            start = random_start(video.num_frames, span, rng)
-            wanted = frame_indices(start, spec.num_frames, spec.frame_stride, video.num_frames)
-            frames = video.frames(wanted)
-        return train_crop(
-            frames,
-            short_side=spec.short_side,
-            crop_size=spec.crop_size,
-            flip=spec.flip,
-            rng=rng,
-        )
+        span = spec.num_frames * spec.frame_stride
+        # Draws of their own, apart from those of the order and of replacements.
+        rngs = [np.random.default_rng([self.seed, key.epoch, key.row, 1]) for key in keys]
+        with _open_row(self.manifest, row, self.open_video) as video:
+            clips = [
+                frame_indices(
+                    random_start(video.num_frames, span, rng),
+                    spec.num_frames,
+                    spec.frame_stride,
+                    video.num_frames,
+                )
+                for rng in rngs
+            ]
+            cutter = _Cutter([draw_crop(spec.short_side, spec.flip, rng) for rng in rngs], spec)
+            wanted, positions = np.unique(clips, return_inverse=True)
+            frames = video.frames(wanted.tolist(), each=cutter)
+        return cutter.finish(frames, positions.reshape(len(keys), -1))
+
+
+class _Cutter:
+    """Cuts frames as they are decoded, so that whole ones are never held together."""
+
+    def __init__(self, draws: Sequence[CropDraw], spec: ClipSpec) -> None:
+        self._draws, self._size = draws, spec.crop_size
+        self._boxes: list[Box] = []
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        """Returns the part of a frame, uint8 (H, W, 3), in which all the crops lie."""
+        if not self._boxes:
+            height, width = frame.shape[:2]
+            self._boxes = [crop_box(draw, height, width, self._size) for draw in self._draws]
+            tops, lefts, heights, widths = np.transpose(self._boxes)
+            self._top, self._bottom = min(tops), max(tops + heights)
+            self._left, self._right = min(lefts), max(lefts + widths)
+        return frame[self._top : self._bottom, self._left : self._right]
+
+    def finish(self, frames: np.ndarray, positions: np.ndarray) -> list[Tensor]:
+        """Returns the clips: uint8 (T, S, S, 3) each.
+
+        Args:
+            frames: what `__call__` gave for each, stacked.
+            positions: int (clips, T), in `frames`.
+        """
+        return [
+            finish_crop(self._frames_of(frames, box, places), draw, self._size)
+            for draw, box, places in zip(self._draws, self._boxes, positions, strict=True)
+        ]
+
+    def _frames_of(self, frames: np.ndarray, box: Box, places: np.ndarray) -> np.ndarray:
+        top, left = box[0] - self._top, box[1] - self._left
+        cut = frames[:, top : top + box[2], left : left + box[3]]
+        # Indexing copies, which a clip that is all of `frames` need not pay.
+        return cut if np.array_equal(places, np.arange(len(frames))) else cut[places]
 
 
 @dataclass(frozen=True)
@@ -196,17 +271,32 @@ class EvalVideos(Dataset[VideoViews]):
     def __getitem__(self, row: int) -> VideoViews:
         label = int(self.manifest.labels[row])
         try:
-            with self.open_video(Path(self.manifest.paths[row])) as video:
+            with _open_row(self.manifest, row, self.open_video) as video:
                 frames, clips, boxes = read_views(video, self.spec)
         except VideoDecodeError as error:
             return VideoViews(row, label, None, torch.empty(0), [], error.reason)
         return VideoViews(row, label, frames, clips, boxes, "")
 
 
+def _open_row(manifest: Manifest, row: int, open_video: OpenVideo) -> VideoReader:
+    """Returns the open video of a row; VideoDecodeError also for an index that is none."""
+    try:
+        index = manifest.index(row)
+    except DataError as error:
+        raise VideoDecodeError(manifest.paths[row], str(error)) from error
+    return open_video(Path(manifest.paths[row]), index=index)
+
+
 def read_views(
-    video: VideoReader, spec: ViewSpec
-) -> tuple[Tensor, Tensor, list[tuple[int, int, int, int]]]:
+    video: VideoReader, spec: ViewSpec, *, upright: bool = False
+) -> tuple[Tensor, Tensor, list[Box]]:
     """Returns the frames, clips and boxes of `VideoViews` for an open video.
+
+    Args:
+        video: to read.
+        spec: which views.
+        upright: turn the frames as the file says they are to be shown. Training and tests take
+            them as stored.
 
     Raises:
         VideoDecodeError: a wanted frame cannot be decoded.
@@ -219,11 +309,17 @@ def read_views(
         rule=spec.clip_rule,
     )
     wanted, positions = np.unique(np.asarray(clips), return_inverse=True)
-    frames = torch.from_numpy(video.frames(wanted.tolist()))
-    height, width = short_side_size(frames.shape[1], frames.shape[2], spec.short_side)
+
+    def scaled(frame: np.ndarray) -> np.ndarray:
+        if upright:
+            frame = np.ascontiguousarray(np.rot90(frame, -video.rotation // 90))
+        height, width = short_side_size(frame.shape[0], frame.shape[1], spec.short_side)
+        return resize(torch.from_numpy(frame[None]), height, width)[0].numpy()
+
+    frames = torch.from_numpy(video.frames(wanted.tolist(), each=scaled))
+    height, width = frames.shape[1:3]
     boxes = eval_crops(height, width, crops=spec.crops, crop_size=spec.crop_size)
-    indices = torch.from_numpy(positions.reshape(len(clips), spec.num_frames))
-    return resize(frames, height, width), indices, boxes
+    return frames, torch.from_numpy(positions.reshape(len(clips), spec.num_frames)), boxes
 
 
 def collate(clips: Sequence[Clip]) -> ClipBatch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -12,6 +12,60 @@ from torch import Tensor
 
 Crops = Literal["full", "center", "three"]
 CROPS: tuple[str, ...] = get_args(Crops)
+
+Box = tuple[int, int, int, int]  # top, left, height, width, in pixels
+
+
+class CropDraw(NamedTuple):
+    """The draws of a random crop, made before the size of the frames is known.
+
+    Attributes:
+        short_side: pixels that the short side of the whole frame is scaled to.
+        across, down: where the crop lies, in [0, 1): 0 is the left, or the upper, edge.
+        mirrored: whether left and right are swapped.
+    """
+
+    short_side: int
+    across: float
+    down: float
+    mirrored: bool
+
+
+def draw_crop(short_side: Sequence[int], flip: float, rng: np.random.Generator) -> CropDraw:
+    """Returns the draws of one clip: always the same number of them.
+
+    Args:
+        short_side: pixels, smallest and largest.
+        flip: probability of mirroring left and right.
+        rng: of this sample.
+    """
+    target = int(rng.integers(short_side[0], short_side[1] + 1))
+    return CropDraw(target, rng.random(), rng.random(), bool(rng.random() < flip))
+
+
+def crop_box(draw: CropDraw, height: int, width: int, crop_size: int) -> Box:
+    """Returns the box to cut from a frame of `height` x `width`: (top, left, height, width).
+
+    It becomes the crop when it is resized to `crop_size` x `crop_size`.
+    """
+    scaled_height, scaled_width = short_side_size(height, width, draw.short_side)
+    # Inclusive offsets of the crop in the scaled frame, then the same square in the source.
+    top = int(draw.down * (scaled_height - crop_size + 1)) * height / scaled_height
+    left = int(draw.across * (scaled_width - crop_size + 1)) * width / scaled_width
+    box_height = max(round(crop_size * height / scaled_height), 1)
+    box_width = max(round(crop_size * width / scaled_width), 1)
+    return (
+        min(round(top), height - box_height),
+        min(round(left), width - box_width),
+        box_height,
+        box_width,
+    )
+
+
+def finish_crop(cut: np.ndarray, draw: CropDraw, crop_size: int) -> Tensor:
+    """Returns frames cut to their `crop_box` scaled and mirrored: uint8 (T, S, S, 3)."""
+    clip = resize(torch.from_numpy(cut), crop_size, crop_size)
+    return clip.flip(2) if draw.mirrored else clip
 
 
 def train_crop(
@@ -39,20 +93,9 @@ def train_crop(
     Returns:
         uint8 (T, S, S, 3).
     """
-    height, width = frames.shape[1:3]
-    target = int(rng.integers(short_side[0], short_side[1] + 1))
-    across, down, mirrored = rng.random(), rng.random(), rng.random() < flip
-    scaled_height, scaled_width = short_side_size(height, width, target)
-    # Inclusive offsets of the crop in the scaled frame, then the same square in the source.
-    top = int(down * (scaled_height - crop_size + 1)) * height / scaled_height
-    left = int(across * (scaled_width - crop_size + 1)) * width / scaled_width
-    box_height = max(round(crop_size * height / scaled_height), 1)
-    box_width = max(round(crop_size * width / scaled_width), 1)
-    top = min(round(top), height - box_height)
-    left = min(round(left), width - box_width)
-    box = frames[:, top : top + box_height, left : left + box_width]
-    clip = resize(torch.from_numpy(box), crop_size, crop_size)
-    return clip.flip(2) if mirrored else clip
+    draw = draw_crop(short_side, flip, rng)
+    top, left, height, width = crop_box(draw, frames.shape[1], frames.shape[2], crop_size)
+    return finish_crop(frames[:, top : top + height, left : left + width], draw, crop_size)
 
 
 def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
@@ -75,9 +118,7 @@ def resize(frames: Tensor, height: int, width: int) -> Tensor:
     return images.permute(0, 2, 3, 1).contiguous()
 
 
-def eval_crops(
-    height: int, width: int, *, crops: Crops, crop_size: int
-) -> list[tuple[int, int, int, int]]:
+def eval_crops(height: int, width: int, *, crops: Crops, crop_size: int) -> list[Box]:
     """Returns the boxes (top, left, height, width) to score, in a frame already resized.
 
         full     the whole frame, the network run convolutionally over it
