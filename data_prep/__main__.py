@@ -11,6 +11,8 @@ from videogn.errors import VideognError
 
 COMMANDS = {
     "index": "list a folder of videos; copies nothing",
+    "k400": "unpack and list the official copy of Kinetics-400",
+    "verify": "decode every video once and record what is in it",
     "synth": "render a synthetic set of moving shapes",
 }
 
