@@ -60,15 +60,13 @@ class Record:
 
     def to_line(self) -> bytes:
         """The line of the journal, in ASCII; ValueError when `values` are no JSON."""
-        size, mtime_ns = self.stamp or (None, None)
         line = {
             "path": self.item,
             "ok": self.ok,
             "kind": self.kind,
             "error": self.error,
             **self.values,
-            "bytes": size,
-            "mtime_ns": mtime_ns,
+            "stamp": self.stamp,
             "seconds": round(self.seconds, 3),
             "time": round(self.time, 3),
         }
@@ -79,10 +77,10 @@ class Record:
         """The record on a line; None for one that is torn or damaged."""
         try:
             values = json.loads(line)
-            stamp = (values.pop("bytes"), values.pop("mtime_ns"))
+            stamp = values.pop("stamp")
             return cls(
                 item=values.pop("path"),
-                stamp=None if None in stamp else Stamp(*map(int, stamp)),
+                stamp=None if stamp is None else Stamp(*map(int, stamp)),
                 ok=values.pop("ok"),
                 kind=values.pop("kind"),
                 error=values.pop("error"),

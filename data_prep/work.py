@@ -74,8 +74,9 @@ def run_all(
 
     Args:
         items: names, mostly relative paths; repeated ones are done once.
-        work: returns what it found as plain JSON values, or raises BadItemError. It is pickled: a
-            function of a module or a `functools.partial` of one.
+        work: returns what it found as plain JSON values (`bytes`, if it is there, makes the rate
+            shown), or raises BadItemError. It is pickled: a function of a module or a
+            `functools.partial` of one.
         journal: one JSON line an item is appended to it; see `data_prep.journal.shard_journal`.
         jobs: processes.
         timeout: seconds an item may take.
@@ -236,10 +237,10 @@ class _Worker:
     def bad(self, kind: str, error: str) -> _Result:
         """The record of the item that this process did not get through."""
         assert self.item is not None
-        found = self.stamp(self.item)
         seconds = time.monotonic() - self.since
+        found = self.stamp(self.item)
         record = Record(self.item, found, False, kind, error, seconds, time.time())
-        return _Result(record.to_line(), False, found.size if found else 0)
+        return _Result(record.to_line(), False, 0)
 
     def end(self) -> str:
         """Kills the process if need be; returns how it ended, in words."""
@@ -378,7 +379,7 @@ def _attempt(work: Work, item: str, stamp: Callable[[str], Stamp | None]) -> _Re
         kind, error = "unreadable", f"cannot be read: {bad.strerror or bad}"
     seconds = time.monotonic() - begin
     record = Record(item, found, not kind, kind, error, seconds, time.time(), values)
-    return _Result(record.to_line(), record.ok, found.size if found else 0)
+    return _Result(record.to_line(), record.ok, int(values.get("bytes", 0)))
 
 
 def _die_with(parent: int) -> None:
