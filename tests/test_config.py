@@ -14,6 +14,7 @@ import yaml
 
 from videogn import build, config
 from videogn.config import CONFIG_DIR, Config, config_from, flatten, load_config, to_dict
+from videogn.data.decode import DECODERS
 from videogn.data.sampling import CLIP_RULES
 from videogn.data.transforms import CROPS
 from videogn.engine.train import AMP_DTYPES
@@ -110,6 +111,7 @@ def test_1e_4_is_a_number_on_the_command_line_and_in_a_file(tmp_path: Path) -> N
         (config.NormConfig, "kind", NORM_KINDS),
         (config.ModelConfig, "arch", tuple(ARCHS)),
         (config.ModelConfig, "inflation", INFLATIONS),
+        (config.DataConfig, "decoder", DECODERS),
         (config.OptimConfig, "amp", tuple(AMP_DTYPES)),
         (config.EvalConfig, "clip_rule", CLIP_RULES),
         (config.EvalConfig, "crops", CROPS),
@@ -145,6 +147,7 @@ REFUSED: dict[str, list[str]] = {
     "model.norm.kind=gbn": ["model.norm.kind", "'gbn'", "'gn', 'bn', 'ln', 'in'"],
     "model.arch=r50": ["model.arch", "'r50'", "i3d_r50"],
     "eval.crops=five": ["eval.crops", "'five'", "three"],
+    "data.decoder=opencv": ["data.decoder", "'opencv'", "'pyav', 'decord', 'torchcodec'"],
     "device=gpu": ["device", "'gpu'", "cuda"],
     # numbers out of range
     "optim.base_lr=.nan": ["optim.base_lr=nan", "finite"],
@@ -154,6 +157,7 @@ REFUSED: dict[str, list[str]] = {
     "optim.base_lr=-1": ["optim.base_lr=-1", "above zero"],
     "data.num_frames=0": ["data.num_frames=0", "above zero"],
     "optim.weight_decay=-1e-4": ["optim.weight_decay=-0.0001", "zero or more"],
+    "data.clips_per_decode=0": ["data.clips_per_decode=0", "above zero"],
     "data.num_workers=-1": ["data.num_workers=-1", "zero or more"],
     "seed=-1": ["seed=-1"],
     "data.flip=2": ["data.flip=2", "from 0 to 1"],
@@ -165,6 +169,7 @@ REFUSED: dict[str, list[str]] = {
     "model.norm.channels_per_group=7": ["model.norm.channels_per_group=7", "model.width=64"],
     "model.norm.channels_per_group=0": ["model.norm.channels_per_group=0"],
     "data.crop_size=257": ["data.short_side=256", "data.crop_size=257"],
+    "data.clips_per_decode=3": ["data.clips_per_decode=3", "divisor of optim.clips_per_gpu=4"],
     "eval.short_side=223": ["eval.short_side=223", "data.crop_size=224"],
     "data.short_side=[320,256]": ["data.short_side=[320, 256]", "from <= to"],
     "data.short_side=[256]": ["data.short_side=[256]", "two numbers"],

@@ -231,6 +231,7 @@ def build_train_loader(
         batch_size=config.optim.clips_per_gpu,
         rank=ranks.rank,
         world=ranks.world,
+        clips_per_decode=config.data.clips_per_decode,
         start=start,
         stop=stop,
     )

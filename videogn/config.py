@@ -62,7 +62,8 @@ class DataConfig:
     flip: float = 0.5
     mean: Any = "auto"
     std: Any = "auto"
-    decoder: Literal["pyav"] = "pyav"
+    clips_per_decode: int = 1
+    decoder: Literal["pyav", "decord", "torchcodec"] = "pyav"
     num_workers: int = 8
     max_bad_fraction: float = 0.01
 
@@ -153,6 +154,7 @@ _POSITIVE = (
     "data.num_frames",
     "data.frame_stride",
     "data.crop_size",
+    "data.clips_per_decode",
     "optim.clips_per_gpu",
     "optim.accumulate",
     "optim.base_lr",
@@ -276,6 +278,12 @@ def check(config: Config) -> None:
         "data.short_side",
         data.short_side,
         "two numbers of pixels [from, to], from <= to",
+    )
+    _require(
+        config.optim.clips_per_gpu % data.clips_per_decode == 0,
+        "data.clips_per_decode",
+        data.clips_per_decode,
+        f"a divisor of optim.clips_per_gpu={config.optim.clips_per_gpu}",
     )
     for key, smallest in (
         ("data.short_side", min(data.short_side)),

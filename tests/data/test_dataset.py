@@ -32,6 +32,7 @@ from videogn.data.manifest import Manifest
 from videogn.data.order import SampleKey, Stream
 from videogn.data.sampling import eval_clips, frame_indices, random_start
 from videogn.data.transforms import resize, train_crop
+from videogn.errors import VideoDecodeError
 
 LENGTHS = [24, 40, 9, 33, 16, 24]  # frames of the videos; the third is shorter than a clip
 BAD = 2  # row that is damaged in `with_bad`
@@ -156,6 +157,105 @@ def test_neither_workers_nor_a_late_start_change_the_stream(with_bad: Manifest) 
     for num_workers in (1, 2):
         assert_equal_batches(read_stream(with_bad, num_workers), alone)
     assert_equal_batches(read_stream(with_bad, num_workers=1, start=4), alone[4:])
+
+
+def shared_stream(manifest: Manifest, num_workers: int, world: int = 1) -> list[ClipBatch]:
+    """Batches of 8 clips, 4 from each decode, in the order of all ranks together."""
+    dataset = clips_of(manifest, CUT)
+    loaders = [
+        clip_loader(
+            dataset,
+            Stream(
+                len(manifest),
+                seed=4,
+                batch_size=8 // world,
+                clips_per_decode=4,
+                rank=rank,
+                world=world,
+                stop=4,
+            ),
+            num_workers=num_workers,
+            pin=False,
+        )
+        for rank in range(world)
+    ]
+    return [batch for step in zip(*loaders, strict=True) for batch in step]
+
+
+def test_clips_that_share_a_decode_are_those_of_a_decode_each(with_bad: Manifest) -> None:
+    alone = clips_of(with_bad, CUT)
+    keys = [
+        key
+        for batch in Stream(6, seed=4, batch_size=8, clips_per_decode=4, stop=4)
+        for key in batch
+    ]
+    assert len(set(keys)) == 32
+    together = shared_stream(with_bad, num_workers=0)
+    clips = [clip for batch in together for clip in batch.clips]
+    rows = [row for batch in together for row in batch.rows.tolist()]
+    expected = [alone[key] for key in keys]
+    for clip, row, one in zip(clips, rows, expected, strict=True):
+        assert one.frames is not None
+        assert torch.equal(clip, one.frames)
+        assert row == one.row
+    assert [bad for batch in together for bad in batch.bad] == [
+        b for one in expected for b in one.bad
+    ]
+    assert len({clip.numpy().tobytes() for clip in clips[:4]}) == 4  # not four times the same
+
+
+def test_neither_workers_nor_ranks_change_clips_that_share_a_decode(with_bad: Manifest) -> None:
+    alone = shared_stream(with_bad, num_workers=0)
+    assert_equal_batches(shared_stream(with_bad, num_workers=2), alone)
+    halves = shared_stream(with_bad, num_workers=0, world=2)
+    assert torch.equal(torch.cat([b.clips for b in halves]), torch.cat([b.clips for b in alone]))
+
+
+def test_clips_of_one_video_cost_one_decode(healthy: Manifest) -> None:
+    spy = Spy()
+    dataset = TrainClips(healthy, WHOLE, open_video=spy, seed=0, replace=True)
+    keys = [SampleKey(epoch, row) for row in (1, 3) for epoch in range(5)]
+    clips = dataset.__getitems__(keys)
+    assert [clip.row for clip in clips] == [1] * 5 + [3] * 5
+    assert len(spy.readers) == 2
+    for reader, asked in zip(spy.readers, spy.asked, strict=True):
+        assert asked == sorted(set(asked))
+        assert reader.stats.converted == len(asked) < 5 * 6
+        assert reader.stats.decoded <= max(asked) + 1
+
+
+def test_a_video_that_can_give_only_some_of_its_clips_gives_those(healthy: Manifest) -> None:
+    class Damaged:
+        """The frames from 20 on cannot be decoded."""
+
+        def __init__(self, reader: VideoReader) -> None:
+            self.reader, self.num_frames = reader, reader.num_frames
+
+        def frames(self, indices: Sequence[int], each: FrameMap) -> np.ndarray:
+            if max(indices) >= 20:
+                raise VideoDecodeError("1.mp4", "is damaged at frame 20")
+            return self.reader.frames(indices, each)
+
+        def __enter__(self) -> Damaged:
+            return self
+
+        def __exit__(self, *exception: object) -> None:
+            self.reader.close()
+
+    def opened(path: Path, *, index: FrameIndex | None) -> VideoReader:
+        return Damaged(open_video(path, index=index))  # type: ignore[return-value]
+
+    dataset = TrainClips(healthy, WHOLE, open_video=opened, seed=0, replace=False)
+    keys = [SampleKey(epoch, 1) for epoch in range(8)]
+    clips = dataset.__getitems__(keys)
+    assert 0 < sum(clip.frames is None for clip in clips) < 8
+    for clip, key in zip(clips, keys, strict=True):
+        whole = clips_of(healthy)[key].frames
+        assert whole is not None
+        if clip.frames is None:
+            assert clip.bad == [(1, "1.mp4", "is damaged at frame 20")]
+        else:
+            assert torch.equal(clip.frames, whole)
 
 
 def test_labels_and_rows_stay_with_their_clips(healthy: Manifest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain, islice
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -42,6 +43,27 @@ def test_every_epoch_looks_at_each_sample_once() -> None:
         assert {key.row for key in keys if key.epoch == epoch} == set(range(7))
 
 
+def test_clips_of_one_video_lie_side_by_side_and_are_those_of_single_looks() -> None:
+    alone = keys_of(list(Stream(7, seed=3, batch_size=6, stop=7)))  # 42 looks: 6 epochs
+    together = keys_of(list(Stream(7, seed=3, batch_size=6, clips_per_decode=3, stop=7)))
+    assert sorted(together) == sorted(alone)
+    for at in range(0, 42, 3):
+        first = together[at]
+        assert first.epoch % 3 == 0
+        assert together[at : at + 3] == [(first.epoch + r, first.row) for r in range(3)]
+    assert [key.row for key in together[:21:3]] == epoch_order(7, 3, 0).tolist()
+    assert [key.row for key in together[21::3]] == epoch_order(7, 3, 1).tolist()
+
+
+def test_the_order_of_clips_that_share_a_decode_is_written_down() -> None:
+    assert list(Stream(3, seed=0, batch_size=4, clips_per_decode=2, stop=4)) == [
+        [(0, 2), (1, 2), (0, 0), (1, 0)],
+        [(0, 1), (1, 1), (2, 2), (3, 2)],
+        [(2, 0), (3, 0), (2, 1), (3, 1)],
+        [(4, 2), (5, 2), (4, 1), (5, 1)],
+    ]
+
+
 def test_a_data_set_smaller_than_a_batch() -> None:
     (batch,) = Stream(2, seed=0, batch_size=5, stop=1)
     assert [key.epoch for key in batch] == [0, 0, 1, 1, 2]
@@ -49,13 +71,17 @@ def test_a_data_set_smaller_than_a_batch() -> None:
     assert list(Stream(1, seed=0, batch_size=2, stop=1)) == [[(0, 0), (1, 0)]]
 
 
+@pytest.mark.parametrize("shared", [1, 2])
 @pytest.mark.parametrize("world", [2, 3])
-def test_what_a_step_sees_does_not_depend_on_the_number_of_ranks(world: int) -> None:
-    alone = list(Stream(11, seed=5, batch_size=6, stop=8))
-    shares = [
-        list(Stream(11, seed=5, batch_size=6 // world, rank=rank, world=world, stop=8))
-        for rank in range(world)
-    ]
+def test_what_a_step_sees_does_not_depend_on_the_number_of_ranks(world: int, shared: int) -> None:
+    def stream(rank: int, world: int) -> Stream:
+        size = 12 // world
+        return Stream(
+            11, seed=5, batch_size=size, rank=rank, world=world, clips_per_decode=shared, stop=8
+        )
+
+    alone = list(stream(0, 1))
+    shares = [list(stream(rank, world)) for rank in range(world)]
     together = [keys_of(list(step)) for step in zip(*shares, strict=True)]
     assert together == alone
 
@@ -73,15 +99,20 @@ def test_accumulated_micro_batches_see_what_one_batch_does() -> None:
     world=st.integers(1, 4),
     start=st.integers(0, 30),
     seed=st.integers(0, 2**40),
+    shared=st.integers(1, 3),
 )
 def test_starting_later_is_the_rest_of_the_stream(
-    num_samples: int, batch_size: int, world: int, start: int, seed: int
+    num_samples: int, batch_size: int, world: int, start: int, seed: int, shared: int
 ) -> None:
     for rank in range(world):
-        whole = Stream(num_samples, seed=seed, batch_size=batch_size, rank=rank, world=world)
-        later = Stream(
-            num_samples, seed=seed, batch_size=batch_size, rank=rank, world=world, start=start
-        )
+        options: Any = {
+            "seed": seed,
+            "batch_size": batch_size * shared,
+            "rank": rank,
+            "world": world,
+            "clips_per_decode": shared,
+        }
+        whole, later = Stream(num_samples, **options), Stream(num_samples, start=start, **options)
         assert list(islice(whole, start, start + 5)) == list(islice(later, 5))
 
 

@@ -3,6 +3,12 @@
 Training reads one endless stream: the epochs' permutations, end to end. A batch may reach over
 the end of an epoch, so no sample is dropped and an epoch is exactly one look at each. Resuming
 is starting the stream at another position; neither workers nor ranks change it.
+
+With R clips from each decode, R epochs are dealt together: every permutation goes by once, and each
+video in it gives the clips of R epochs side by side (here with 3 videos and R = 2, as epoch:row):
+
+    R = 1   0:2 0:0 0:1   1:2 1:0 1:1   2:2 2:1 2:0 ...
+    R = 2   0:2 1:2 0:0 1:0 0:1 1:1     2:2 3:2 2:0 ...
 """
 
 from __future__ import annotations
@@ -42,6 +48,7 @@ class Stream:
         batch_size: clips of one rank's micro-batch.
         rank: of this process.
         world: number of processes.
+        clips_per_decode: R, a divisor of `batch_size`.
         start: micro-batches already taken.
         stop: micro-batch to end before; None for never.
     """
@@ -54,23 +61,27 @@ class Stream:
         batch_size: int,
         rank: int = 0,
         world: int = 1,
+        clips_per_decode: int = 1,
         start: int = 0,
         stop: int | None = None,
     ) -> None:
         self.num_samples, self.seed, self.batch_size = num_samples, seed, batch_size
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.clips_per_decode = rank, world, clips_per_decode
         self.start, self.stop = start, stop
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        epoch, order = -1, np.empty(0, np.int64)
+        together = self.clips_per_decode
+        permutation, order = -1, np.empty(0, np.int64)
         batch = self.start
         while self.stop is None or batch < self.stop:
             first = (batch * self.world + self.rank) * self.batch_size
             keys = []
             for position in range(first, first + self.batch_size):
-                if position // self.num_samples != epoch:
-                    epoch = position // self.num_samples
-                    order = epoch_order(self.num_samples, self.seed, epoch)
-                keys.append(SampleKey(epoch, int(order[position % self.num_samples])))
+                looks, place = divmod(position // together, self.num_samples)
+                if looks != permutation:
+                    permutation = looks
+                    order = epoch_order(self.num_samples, self.seed, permutation)
+                epoch = looks * together + position % together
+                keys.append(SampleKey(epoch, int(order[place])))
             yield keys
             batch += 1
