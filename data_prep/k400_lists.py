@@ -112,7 +112,7 @@ def _summary(task: Task, found: Match, failed: Sequence[Record]) -> dict[str, An
         "archives": {
             "unpacked": len(done),
             "files": sum(record.values["files"] for record in done),
-            "bytes": sum(record.values["unpacked_bytes"] for record in done),
+            "bytes": sum(record.values["bytes"] for record in done),
             "failed": {record.item: record.error for record in failed},
             "members_left_out": {item: names for item, names in left_out.items() if names},
         },

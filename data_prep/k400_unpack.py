@@ -102,7 +102,7 @@ def unpack_one(
     return {
         "target": target,
         "files": contents.files,
-        "unpacked_bytes": contents.bytes,
+        "bytes": contents.bytes,
         "num_left_out": contents.num_left_out,
         "left_out": contents.left_out,
     }
