@@ -146,6 +146,18 @@ def test_again_nothing_is_unpacked_but_what_changed_or_is_gone(
     }
 
 
+def test_an_archive_that_has_become_bad_is_tried_until_it_is_good_again(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive, out = source / "train/part_2.tar.gz", tmp_path / "root"
+    assert k400(source, out) == 0
+    truncate(archive)
+    for _ in range(2):
+        assert k400(source, out) == 3
+        assert "to unpack: 1 of 6" in capsys.readouterr().out.split("to unpack: 6 of 6")[-1]
+        assert len(read_manifest(out, "train")) == 12  # what was unpacked before is still whole
+
+
 def test_a_dry_run_writes_nothing(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
