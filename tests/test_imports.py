@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "videogn"
-TOP = ["build", "experiment", "testing", "demo", "predict", "cli", "report", "runs"]
+TOP = ["build", "experiment", "testing", "demo", "predict", "cli", "report", "runs", "bench"]
 
 # part -> what it must not import, at the top of a file or inside a function
 FORBIDDEN = {

@@ -98,7 +98,14 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to work in")
     demo.add_argument("--seed", type=int, default=0)
     demo.set_defaults(command=_demo)
-    for command in (train, test, predict, report, demo):
+
+    bench = commands.add_parser("bench", help="measure this machine: decode")
+    bench.add_argument("what", choices=["decode"], help="decode: our reader beside its peers")
+    bench.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
+    bench.add_argument("video", nargs="?", type=Path, help="footage to use; else it is made up")
+    bench.add_argument("--rounds", type=_positive, default=5, help="medians of so many (5)")
+    bench.set_defaults(command=_bench)
+    for command in (train, test, predict, report, demo, bench):
         command.add_argument("--debug", action="store_true", help="a traceback with an error")
     return parser, commands.choices
 
@@ -163,4 +170,11 @@ def _demo(args: argparse.Namespace) -> int:
     from videogn.demo import run_demo
 
     print(run_demo(args.out, args.seed))
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from videogn.bench.decode import bench_decode
+
+    print(bench_decode(args.out, args.rounds, args.video))
     return 0

@@ -101,6 +101,10 @@ class IndexCache:
         if len(self._texts) > self._size:
             self._texts.popitem(last=False)
 
+    def clear(self) -> None:
+        """Forgets all."""
+        self._texts.clear()
+
 
 def _runs(pts: np.ndarray) -> str:
     steps = np.diff(pts).tolist()

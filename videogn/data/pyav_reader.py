@@ -56,6 +56,11 @@ _SEEK_FRAMES = 16
 _cache = IndexCache()
 
 
+def forget_indices() -> None:
+    """Empties the memory of indices, as in a process that has opened nothing yet."""
+    _cache.clear()
+
+
 class _Packet(NamedTuple):
     """What the index needs of a compressed frame: its times in units of the stream, and flags."""
 
