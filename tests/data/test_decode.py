@@ -328,6 +328,24 @@ def test_a_cut_mp4_with_its_index_in_front_is_refused(tmp_path: Path) -> None:
             open_video(path)
 
 
+@pytest.mark.parametrize("name", ["cut.avi", "cut.mkv", "cut.webm"])
+def test_a_cut_file_whose_header_tells_its_size_is_refused(name: str, tmp_path: Path) -> None:
+    codec = {"avi": "mpeg4", "mkv": "libx264", "webm": "libvpx-vp9"}[name[4:]]
+    path = write_numbered(tmp_path / name, 24, codec=codec)
+    data = path.read_bytes()
+    with open_video(path) as video:
+        assert video.num_frames == 24
+    for part in (0.3, 0.6, 0.95):
+        path.write_bytes(data[: int(len(data) * part)])
+        with pytest.raises(VideoDecodeError, match=f"cut short .* of {len(data)} bytes"):
+            open_video(path)
+
+
+def test_a_live_recording_has_no_size_to_tell(tmp_path: Path) -> None:
+    path = write_numbered(tmp_path / "live.mkv", 24, container_options={"live": "1"})
+    assert_exact(path)
+
+
 def test_a_damaged_packet_is_an_error_only_where_it_is_read(tmp_path: Path) -> None:
     path = write_numbered(tmp_path / "damaged.mp4", 48, gop=12)
     with av.open(str(path)) as container:

@@ -17,12 +17,14 @@ from videogn.data.tar import Member, find_member, split_member
 from videogn.errors import VideoDecodeError
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(?!:)")  # two letters at least: C: is a drive
+_EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
 _MAGIC = {
-    b"\x1aE\xdf\xa3": "Matroska, WebM",
+    _EBML: "Matroska, WebM",
     b"FLV": "Flash",
     b"OggS": "Ogg",
     b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "ASF",
 }
+_SIZE_SLACK = 64  # bytes; some writers of AVI count their header twice, and no frame fits in it
 _MP4_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"}
 _NOT_MOVING = {b"heic", b"heix", b"mif1", b"avif", b"crx ", b"jp2 ", b"M4A ", b"M4B "}
 _HEAD = 4 + 2 * 192 + 1  # bytes that `begins_like_video` looks at: three MPEG-TS packets
@@ -71,8 +73,12 @@ def find_source(path: str | PathLike[str], root: Path | None = None) -> Source:
     offset, size = find_member(real, archive[1]) if archive else (0, status.st_size)
     source = Source(real, offset, size, status.st_mtime_ns, archive is not None)
     with source.open() as file:
-        if not begins_like_video(file.read(_HEAD)):
-            raise VideoDecodeError(path, "does not begin like any known video container")
+        head = file.read(_HEAD)
+    if not begins_like_video(head):
+        raise VideoDecodeError(path, "does not begin like any known video container")
+    declared = declared_size(head)
+    if declared is not None and declared > size + _SIZE_SLACK:
+        raise VideoDecodeError(path, f"is cut short ({size} of {declared} bytes)")
     return source
 
 
@@ -100,6 +106,31 @@ def begins_like_video(head: bytes) -> bool:
     if head[:4] == b"RIFF":
         return head[8:12] == b"AVI "
     return head.startswith(tuple(_MAGIC)) or _is_mpeg_ts(head) or _is_start_code(head)
+
+
+def declared_size(head: bytes) -> int | None:
+    """The bytes that a file beginning with `head` has when it is whole, where AVI and Matroska say.
+
+    MP4 is known to be whole by the packets it lists; the other containers say nothing.
+    """
+    if head[:4] == b"RIFF":
+        return 8 + int.from_bytes(head[4:8], "little")
+    if head.startswith(_EBML):
+        size, at = _ebml_size(head, 4)
+        segment = at + (size or 0)
+        if head[segment : segment + 4] == _SEGMENT:
+            size, at = _ebml_size(head, segment + 4)
+            return None if size is None else at + size
+    return None
+
+
+def _ebml_size(head: bytes, at: int) -> tuple[int | None, int]:
+    """The size that begins at `at`, None where it is left open, and the place after it."""
+    first = head[at] if at < len(head) else 0
+    length = 9 - first.bit_length()  # the number of leading zeros tells the length
+    value = int.from_bytes(head[at : at + length], "big") & ((1 << 7 * length) - 1)
+    is_open = length > 8 or value == (1 << 7 * length) - 1
+    return None if is_open else value, at + length
 
 
 def _is_mpeg_ts(head: bytes) -> bool:
