@@ -13,6 +13,7 @@ COMMANDS = {
     "index": "list a folder of videos; copies nothing",
     "k400": "unpack and list the official copy of Kinetics-400",
     "verify": "decode every video once and record what is in it",
+    "reencode": "write all videos anew, small and quick to read, as a new root",
     "synth": "render a synthetic set of moving shapes",
 }
 

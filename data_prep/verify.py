@@ -102,7 +102,7 @@ def verify_video(path: str, *, videos: Path, fast: bool) -> dict[str, Any]:
     values: dict[str, Any] = {"fast": fast}
     try:
         with PyAVReader(videos / path, root=videos) as reader:
-            values |= _describe(reader)
+            values |= describe(reader)
             if fast:
                 last = reader.num_frames - 1
                 reader.frames([0, last // 2, last], each=_one_pixel)
@@ -150,8 +150,8 @@ def write_results(root: Root, records: Records, *, drop_bad: bool, max_bad: floa
         )
 
 
-def _describe(reader: PyAVReader) -> dict[str, Any]:
-    """What the packets tell, without decoding."""
+def describe(reader: PyAVReader) -> dict[str, Any]:
+    """What the packets of a video tell without decoding, as values of a record."""
     index = reader.index
     seconds = index.num_frames / reader.fps if reader.fps else 0.0
     return {
@@ -225,11 +225,11 @@ def _write_split(
     for fields in zip(*(table.strings[name] for name in kept), strict=True):
         record = records.get(fields[kept.index("path")])
         if not (drop_bad and record is not None and not record.ok):
-            rows.append([*fields, *_fields(record)])
+            rows.append([*fields, *fields_of(record)])
     write_rows(root.path / f"{split}.csv", [*kept, *COLUMNS], rows)
 
 
-def _fields(record: Record | None) -> list[str]:
+def fields_of(record: Record | None) -> list[str]:
     """The values of `COLUMNS`; empty where nothing is known."""
     if record is None:
         return [""] * len(COLUMNS)
@@ -296,7 +296,7 @@ def _write_summary(root: Root, records: Records) -> None:
         "frames": frames,
         "hours": round(seconds / 3600, 3),
         "bytes": size,
-        "versions": {"av": av.__version__, "libavcodec": _version("libavcodec")},
+        "versions": {"av": av.__version__, "libavcodec": library_version("libavcodec")},
     }
     add_to_summary(root.path, "verify", summary)
     print(
@@ -309,7 +309,8 @@ def _write_summary(root: Root, records: Records) -> None:
         print(f"  listed in {root.path / 'bad.csv'}")
 
 
-def _version(library: str) -> str:
+def library_version(library: str) -> str:
+    """The version of one of FFmpeg's libraries, such as "62.11.100"."""
     return ".".join(map(str, av.library_versions[library]))
 
 

@@ -58,6 +58,13 @@ class BadItemError(Exception):
         self.kind, self.reason, self.values = kind, reason, dict(values or {})
 
 
+class StopWorkError(Exception):
+    """Raised by the work when no item can succeed, as on a full disk; the message says why.
+
+    The item is not recorded, and `run_all` ends with a DataError.
+    """
+
+
 def run_all(
     items: Sequence[str],
     work: Work,
@@ -86,8 +93,8 @@ def run_all(
         memory: bytes a process may add to what it has after its imports.
 
     Returns all records, those from before too. Raises DataError when another process writes the
-    journal or workers die one after the other, KeyboardInterrupt after SIGINT, SIGTERM or SIGUSR1:
-    what was done is then on record.
+    journal, workers die one after the other or the work raises StopWorkError, KeyboardInterrupt
+    after SIGINT, SIGTERM or SIGUSR1: what was done is then on record.
     """
     stamp = stamp or file_stamp
     items = list(dict.fromkeys(items))
@@ -177,6 +184,8 @@ def _write_down(results: Iterator[_Result | None], lines: IO[bytes], progress: P
     synced = time.monotonic()
     try:
         for result in results:
+            if result is not None and result.stop:
+                raise DataError(result.stop)
             if result is not None:
                 lines.write(result.line)  # unbuffered: from here on a kill does not lose it
                 progress.add(ok=result.ok, size=result.size)
@@ -189,11 +198,12 @@ def _write_down(results: Iterator[_Result | None], lines: IO[bytes], progress: P
 
 
 class _Result(NamedTuple):
-    """A line for the journal, and what progress shows of it."""
+    """A line for the journal, and what progress shows of it; or why all work must stop."""
 
     line: bytes
     ok: bool
     size: int
+    stop: str = ""
 
 
 class _Worker:
@@ -371,6 +381,8 @@ def _attempt(work: Work, item: str, stamp: Callable[[str], Stamp | None]) -> _Re
         values = work(item)
     except BadItemError as bad:
         kind, error, values = bad.kind, bad.reason, bad.values
+    except StopWorkError as stop:
+        return _Result(b"", False, 0, str(stop))
     except VideognError as bad:
         kind, error = "error", str(bad)
     except MemoryError:

@@ -23,7 +23,7 @@ from data_prep.journal import (
     take_shard,
 )
 from data_prep.progress import Progress, duration
-from data_prep.work import BadItemError, file_stamp, run_all, to_do
+from data_prep.work import BadItemError, StopWorkError, file_stamp, run_all, to_do
 from videogn.errors import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -308,3 +308,16 @@ def test_progress_tells_what_is_done_bad_and_left(
         "verify: 60/100 files, 3 bad, 2 files/s, 2 MB/s, 20 s left\n"
     )
     assert [duration(s) for s in (59.4, 200, 7500)] == ["59 s", "3 min 20 s", "2 h 5 min"]
+
+
+def full(item: str) -> Mapping[str, Any]:
+    if item == "c":
+        raise StopWorkError("the disk is full; make room")
+    return {}
+
+
+def test_the_work_can_stop_it_all_without_a_record_of_its_item(tmp_path: Path) -> None:
+    journal = tmp_path / "work.jsonl"
+    with pytest.raises(DataError, match="the disk is full; make room"):
+        run_all(["a", "b", "c", "d"], full, journal=journal, jobs=1, timeout=20)
+    assert list(Records(journal)) == ["a", "b"]

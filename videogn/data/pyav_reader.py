@@ -98,6 +98,7 @@ class PyAVReader:
             on_error.callback(self.close)
             stream = self._stream()
             self.codec = stream.codec_context.name
+            self.time_base = stream.time_base  # seconds that one unit of `index.pts` takes
             self.formats = frozenset(self._container.format.name.split(","))
             self.fps = float(stream.average_rate or stream.guessed_rate or 0)
             self.height, self.width = stream.codec_context.height, stream.codec_context.width
