@@ -19,7 +19,7 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
-from videogn.data.decode import has_scheme
+from videogn.data.containers import has_scheme
 from videogn.data.frame_index import FrameIndex
 from videogn.data.kinetics import kinetics400_classes
 from videogn.data.tables import (

@@ -41,13 +41,15 @@ class Columns:
     strings: dict[str, PackedStrings]
 
 
-def read_table(path: Path, required: Sequence[str] = _REQUIRED) -> list[Row]:
+def read_table(
+    path: Path, required: Sequence[str] = _REQUIRED, *, separator: str = ","
+) -> list[Row]:
     """The rows of a csv file with at least the columns `required`, each with its line.
 
     A byte order mark (UTF-8, UTF-16), CRLF, CR, quotes and empty lines are accepted. Raises
     DataError otherwise.
     """
-    rows = _rows(path, required)
+    rows = _rows(path, required, separator)
     _, header = next(rows)
     return [Row(f"{path}:{line}", dict(zip(header, fields, strict=True))) for line, fields in rows]
 
@@ -140,9 +142,12 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _rows(path: Path, required: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+def _rows(
+    path: Path, required: Sequence[str], separator: str = ","
+) -> Iterator[tuple[int, list[str]]]:
     """The header of a csv file, then its rows, each with the line it begins on."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    text = io.StringIO(read_text(path), newline="")
+    reader = csv.reader(text, strict=True, delimiter=separator)
     limit = csv.field_size_limit(_MAX_FIELD)
     line = 1
     try:
@@ -154,7 +159,7 @@ def _rows(path: Path, required: Sequence[str]) -> Iterator[tuple[int, list[str]]
             if fields and len(fields) != len(header):
                 raise DataError(
                     f"{path}:{line}: {len(fields)} fields where the header has {len(header)}; "
-                    "quote a field that holds a comma"
+                    f"quote a field that holds {separator!r}"
                 )
             if fields:
                 yield line, fields
