@@ -130,17 +130,17 @@ def role_of(path: str) -> str:
     return "other"
 
 
-def read_annotations(files: Sequence[Path]) -> dict[str, Clip]:
+def read_annotations(files: Sequence[Path], *, any_class: bool = False) -> dict[str, Clip]:
     """The clips that the csv files list, by YouTube id.
 
     The columns are youtube_id,time_start,time_end and maybe label, split and others. A label is
-    given as the class list spells it. A test video that is also in train or val is left out of
-    test. Raises DataError for an unknown class, for a video with two labels, and for one that is in
-    train and in val.
+    given as the class list spells it, with `any_class` as it stands (of Kinetics-600, say). A test
+    video that is also in train or val is left out of test. Raises DataError for an unknown class,
+    for a video with two labels, and for one that is in train and in val.
     """
     clips: dict[str, Clip] = {}
     for file in files:
-        for clip in _clips_in(file):
+        for clip in _clips_in(file, any_class=any_class):
             known = clips.get(clip.video)
             clips[clip.video] = clip if known is None else _one_of(known, clip)
     return clips
@@ -213,7 +213,7 @@ def _class_names() -> dict[str, str]:
     return {spelling(name): name for name in kinetics400_classes()}
 
 
-def _clips_in(file: Path) -> Iterator[Clip]:
+def _clips_in(file: Path, *, any_class: bool) -> Iterator[Clip]:
     columns = read_columns(file, _ANNOTATION_COLUMNS)
     texts = columns.strings
     unknown = [""] * len(columns.lines)
@@ -230,7 +230,8 @@ def _clips_in(file: Path) -> Iterator[Clip]:
         role = role_of(split or file.stem)
         if role not in SPLITS:
             raise DataError(f"{place}: split {split!r} is none of {', '.join(SPLITS)}; correct it")
-        yield Clip(role, video, _class_name(label, role, place), start, end, place)
+        name = label if any_class else _class_name(label, role, place)
+        yield Clip(role, video, name, start, end, place)
 
 
 def _class_name(label: str, split: str, place: str) -> str:

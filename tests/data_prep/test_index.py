@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep import index as index_module
+from data_prep import classes as classes_module
 from data_prep.__main__ import main
-from data_prep.index import name_classes, split_positions
+from data_prep.classes import name_classes
+from data_prep.splitting import split_positions
 from tests.videos import write_numbered
 from videogn.data.decode import open_video
 from videogn.data.manifest import read_manifest
@@ -61,7 +62,7 @@ def test_folders_name_the_classes(
     printed = capsys.readouterr().out
     assert "21 videos in 2 of 2 classes" in printed
     assert "train.csv: 17" in printed
-    assert "ignored 2 files" in printed
+    assert "2 ignored files, listed in" in printed
 
 
 def test_the_same_seed_gives_the_same_split(source: Path, tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ def test_a_list_of_classes_in_the_source_gives_the_order(source: Path, tmp_path:
 
 def test_kinetics_400_keeps_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = (*(f"Doing (Thing) {n}" for n in range(399)), "abseiling")
-    monkeypatch.setattr(index_module, "kinetics400_classes", lambda: shipped)
+    monkeypatch.setattr(classes_module, "kinetics400_classes", lambda: shipped)
     labels = [f"doing_thing_{n}" for n in range(300)] + ["Abseiling"]
     names, classes = name_classes(tmp_path, labels)
     assert classes == shipped

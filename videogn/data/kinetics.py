@@ -10,7 +10,7 @@ from pathlib import Path
 from videogn.data.tables import read_classes
 
 _ID_LENGTH = 11  # of a YouTube id
-_NAME = re.compile(r"[\w-]{11}(_\d{6}_\d{6})?", re.ASCII)
+_NAME = re.compile(r"([\w-]{11})(?:_(\d{6})_(\d{6}))?", re.ASCII)
 
 
 @cache
@@ -40,6 +40,16 @@ def video_id(path: str) -> str:
 def has_video_id(path: str) -> bool:
     """Whether a file is named like one of Kinetics: `<id>` or `<id>_<start>_<end>`."""
     return _NAME.fullmatch(_stem(path)) is not None
+
+
+def clip_fields(path: str) -> dict[str, str]:
+    """The columns youtube_id, start and end (seconds) of a file for which `has_video_id` holds.
+
+    start and end are empty where the name does not tell.
+    """
+    match = _NAME.fullmatch(_stem(path))
+    video, start, end = match.groups("") if match else (video_id(path), "", "")
+    return {"youtube_id": video, "start": start and str(int(start)), "end": end and str(int(end))}
 
 
 def _stem(path: str) -> str:

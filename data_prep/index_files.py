@@ -1,0 +1,125 @@
+"""An index of videos as the files of a data root, and as a summary on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data_prep.classes import Entry
+from data_prep.lists import Listed
+from data_prep.roots import SPLITS, write_rows
+from videogn.data.manifest import write_manifest, write_text
+from videogn.errors import DataError
+
+OWN_FILES = (
+    *("train.csv", "val.csv", "test.csv", "classes.txt", "source.txt", "ignored.txt"),
+    *("missing.csv", "unlabelled.csv"),
+)
+_SHOWN = 10  # files of each kind that are printed; the rest is in the lists
+
+
+@dataclass
+class Index:
+    """What is to be written.
+
+    Attributes:
+        source: the folder that paths are relative to.
+        layout: which layout was taken, and why.
+        splits: the videos of each split, their labels class names.
+        classes: all class names, by id.
+        missing: rows of lists without a file.
+        ignored: files left out, by relative path, with the reason.
+        unlabelled: test videos without a label.
+        notes: what else there is to say.
+    """
+
+    source: Path
+    layout: str
+    splits: dict[str, list[Entry]]
+    classes: tuple[str, ...]
+    missing: list[Listed]
+    ignored: dict[str, str]
+    unlabelled: list[Entry]
+    notes: list[str] = field(default_factory=list)
+
+
+def write_index(index: Index, out: Path) -> None:
+    """Writes `index` as a data root to `out`, with the lists of what was left out."""
+    for split in SPLITS:
+        _refuse_foreign(out / f"{split}.csv", is_written=split in index.splits)
+    ids = {name: str(number) for number, name in enumerate(index.classes)}
+    rows = {
+        split: [_row(entry, ids) for entry in entries] for split, entries in index.splits.items()
+    }
+    write_manifest(out, splits=rows, classes=index.classes, source=index.source)
+    lines = "".join(f"{path}\t{reason}\n" for path, reason in index.ignored.items())
+    # A name that is not UTF-8 is one of the reasons to be in this list.
+    if lines:
+        write_text(out / "ignored.txt", lines.encode("utf-8", "backslashreplace").decode())
+    else:
+        (out / "ignored.txt").unlink(missing_ok=True)
+    _write_rows(
+        out / "missing.csv",
+        ("path", "label", "split", "place"),
+        [(row.path, row.label, row.split, row.place) for row in index.missing],
+    )
+    _write_rows(
+        out / "unlabelled.csv", ("path", "split"), [(e.path, e.split) for e in index.unlabelled]
+    )
+
+
+def _row(entry: Entry, ids: Mapping[str, str]) -> dict[str, str]:
+    row = {"path": entry.path, "label": entry.label, "label_id": ids[entry.label]}
+    return row | dict(entry.fields)
+
+
+def _refuse_foreign(file: Path, *, is_written: bool) -> None:
+    """Raises DataError for a list in the place of ours: one of another project, or an older one."""
+    if not file.exists():
+        return
+    if not is_written:
+        raise DataError(f"{file}: is of another index; remove it, or choose a split with --val")
+    with file.open("rb") as lines:
+        header = lines.readline(200).decode("utf-8", "replace").lstrip("\ufeff").split(",")
+    if not {"path", "label"} <= {name.strip(' "\r\n') for name in header}:
+        raise DataError(f"{file}: is no list of ours and would be replaced; choose another --out")
+
+
+def _write_rows(file: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    if rows:
+        write_rows(file, header, rows)
+    else:
+        file.unlink(missing_ok=True)
+
+
+def print_summary(index: Index, out: Path, *, dry_run: bool) -> None:
+    """Prints what was found, in how many classes and splits, and what was left out."""
+    everything = {entry.path: entry for entries in index.splits.values() for entry in entries}
+    used = len({entry.label for entry in everything.values()})
+    print(f"layout: {index.layout}")
+    print(f"{out}: {len(everything)} videos in {used} of {len(index.classes)} classes")
+    for split, entries in index.splits.items():
+        print(f"  {split}.csv: {len(entries)} videos")
+    if "val" not in index.splits:
+        print("  no val.csv: no video is held out (--val FRACTION or --val-same would)")
+    for note in index.notes:
+        print(f"  {note}")
+    if index.unlabelled:
+        print(f"  {len(index.unlabelled)} test videos without a label: {out / 'unlabelled.csv'}")
+    missing = [f"{row.path} ({row.place})" for row in index.missing]
+    _print_some("rows without a file", out / "missing.csv", missing)
+    ignored = [f"{path}: {reason}" for path, reason in index.ignored.items()]
+    _print_some("ignored files", out / "ignored.txt", ignored)
+    if dry_run:
+        print("  nothing was written (--dry-run)")
+
+
+def _print_some(what: str, file: Path, lines: Sequence[str]) -> None:
+    if not lines:
+        return
+    print(f"  {len(lines)} {what}, listed in {file}:")
+    for line in lines[:_SHOWN]:
+        print(f"    {ascii(line)[1:-1]}")
+    if len(lines) > _SHOWN:
+        print("    ...")
