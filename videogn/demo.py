@@ -6,7 +6,6 @@ shows: once with GN, once with BN, in steps of four clips. The test is the full 
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from videogn.data.transforms import to_network, train_crop
 from videogn.engine.progress import log_to_terminal, track
 from videogn.experiment import run_training
 from videogn.model.i3d import ARCHS, I3DResNet
+from videogn.runs import read_json, read_records
 from videogn.weights.torchvision_layout import IMAGENET_MEAN, IMAGENET_STD, to_torchvision
 
 log = logging.getLogger(__name__)
@@ -142,9 +142,9 @@ def _still_frames(manifest: Manifest) -> np.ndarray:
 
 
 def _table_row(config: Config, folder: Path) -> str:
-    test = json.loads((folder / "test.json").read_text(encoding="utf-8"))
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    monitored = [json.loads(line) for line in lines if '"split": "val"' in line]
+    test = read_json(folder / "test.json")
+    monitored = [r for r in read_records(folder / "metrics.jsonl") if r.get("split") == "val"]
+    assert test is not None, "a run that has ended has a test.json"
     return (
         f"| {config.data.num_frames} | {config.optim.clips_per_gpu} "
         f"| {config.model.norm.kind.upper()} | {test['top1']:.1f} / {test['top5']:.1f} "
