@@ -14,6 +14,8 @@ COMMANDS = {
     "k400": "unpack and list the official copy of Kinetics-400",
     "verify": "decode every video once and record what is in it",
     "reencode": "write all videos anew, small and quick to read, as a new root",
+    "export": "write the lists that PySlowFast or MMAction2 read",
+    "stats": "say what is in a data root, on the terminal and as a page",
     "synth": "render a synthetic set of moving shapes",
 }
 
