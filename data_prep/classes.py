@@ -68,6 +68,22 @@ def name_labels(
     return [replace(entry, label=renamed[entry.label]) for entry in entries], classes
 
 
+def renumbered(listed: Sequence[Entry], classes: Sequence[str], named: Sequence[Entry]) -> int:
+    """How many classes of `named` have another id than the number that `listed` has for them.
+
+    Numbers from 1 in all lists are no such change.
+    """
+    ids = {name: number for number, name in enumerate(classes)}
+    names = {entry.path: entry.label for entry in named}
+    pairs = {
+        (int(entry.label), ids[names[entry.path]])
+        for entry in listed
+        if _is_number(entry.label) and names.get(entry.path)
+    }
+    shifts = {number - label for number, label in pairs}
+    return 0 if shifts <= {0} or shifts == {1} else sum(a != b for a, b in pairs)
+
+
 def name_classes(
     source: Path,
     labels: Sequence[str],

@@ -121,11 +121,12 @@ def _lines(manifest: Manifest, separator: str, *, absolute: bool) -> str:
                 "reads; unpack the archives and index the videos again"
             )
         written = str(manifest.videos / path) if absolute else path
-        blanks = separator == " " and any(letter.isspace() for letter in written)
-        if blanks or separator in written or len(written.splitlines()) != 1:
+        blank = separator == " " and any(letter.isspace() for letter in written)
+        if blank or separator in written or len(written.splitlines()) != 1:
+            what = "a blank" if blank else "a separator"
             raise DataError(
-                f"{_place(manifest, row)}: {written!r} holds a {'blank' if blanks else 'separator'}, "
-                "which the lists cannot hold; rename it, or see --comma"
+                f"{_place(manifest, row)}: {written!r} holds {what}, which the lists cannot hold; "
+                "rename it, or see --comma"
             )
         lines.append(f"{written}{separator}{label}\n")
     return "".join(lines)

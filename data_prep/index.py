@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_prep.arguments import count, fraction
-from data_prep.classes import Entry, name_labels
+from data_prep.classes import Entry, name_labels, renumbered
 from data_prep.index_files import OWN_FILES, Index, print_summary, write_index
 from data_prep.layouts import LAYOUTS, read_names, read_tree, recognize
 from data_prep.listing import Found, Listing
@@ -116,6 +116,9 @@ def make_index(arguments: argparse.Namespace) -> Index:
         ignored=_left_out(scan, listing),
         unlabelled=unlabelled,
     )
+    moved = renumbered(listing.entries, index.classes, entries)
+    if moved:
+        index.notes.append(f"{moved} classes have another id here than in the list: names count")
     if repeated:
         index.notes.append(f"{repeated} rows repeat an earlier one and are left out")
     if not arguments.val_same:
@@ -127,6 +130,8 @@ def make_index(arguments: argparse.Namespace) -> Index:
 def _read_layout(arguments: argparse.Namespace, scan: Scan) -> tuple[Listing, str]:
     """What the layout says, and which one that is, in words."""
     rule = arguments.label_from
+    if arguments.lists and arguments.annotations:
+        raise DataError("--annotations: says the same as --list; give one of the two")
     found = Found(scan, arguments.lists, arguments.annotations, arguments.split_number)
     if rule == "csv":
         if arguments.csv is None:

@@ -53,7 +53,8 @@ def write_index(index: Index, out: Path) -> None:
         split: [_row(entry, ids) for entry in entries] for split, entries in index.splits.items()
     }
     write_manifest(out, splits=rows, classes=index.classes, source=index.source)
-    lines = "".join(f"{path}\t{reason}\n" for path, reason in index.ignored.items())
+    one_line = {path.replace("\n", "\\n"): reason for path, reason in index.ignored.items()}
+    lines = "".join(f"{path}\t{reason}\n" for path, reason in one_line.items())
     # A name that is not UTF-8 is one of the reasons to be in this list.
     if lines:
         write_text(out / "ignored.txt", lines.encode("utf-8", "backslashreplace").decode())

@@ -147,8 +147,13 @@ def _lists_reason(found: Found) -> str:
 
 
 def _list_files(found: Found) -> list[Path]:
-    """The files named like lists that name at least one of the videos."""
-    named = [p for p in found.texts() if p.stem.lower() in _LIST_NAMES or split_named(p.stem)]
+    """The files named like lists that name at least one of the videos, none of a data root."""
+    named = [
+        file
+        for file in found.texts()
+        if (file.stem.lower() in _LIST_NAMES or split_named(file.stem))
+        and not (file.parent / "source.txt").exists()
+    ]
     videos = {bare_name(path) for path in found.scan.videos} if named else set()
     ids = {video_id(path) for path in found.scan.videos if has_video_id(path)} if named else set()
     return [file for file in named if _lists_some(file, videos, ids)]

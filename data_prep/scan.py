@@ -122,7 +122,8 @@ def _why_no_video(source: Path, path: str, entry: os.DirEntry[str], *, fast: boo
     if lower.endswith(_COMPRESSED):
         return "a compressed archive; gunzip it, or `data_prep k400` for those of Kinetics-400"
     if fast:
-        return "" if lower.endswith(VIDEO_SUFFIXES) else "no video by its suffix"
+        hidden = entry.name.startswith(".")  # macOS leaves ._clip.mp4 beside clip.mp4
+        return "no video by its suffix" if hidden or not lower.endswith(VIDEO_SUFFIXES) else ""
     try:
         return "" if is_video(file) else "no video by its content"
     except OSError as error:
