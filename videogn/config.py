@@ -25,7 +25,7 @@ CONFIG_DIR = Path(__file__).parent.parent / "configs"
 class NormConfig:
     """Which positions share a mean and a variance."""
 
-    kind: Literal["gn", "bn", "ln", "in"] = "gn"
+    kind: Literal["gn", "bn", "ln", "in", "frozen_bn"] = "gn"
     num_groups: int = 32
     channels_per_group: int | None = None
     eps: float = 1e-5
@@ -38,7 +38,17 @@ class NormConfig:
 class ModelConfig:
     """The network and the weights it starts from."""
 
-    arch: Literal["i3d_r50", "i3d_r101", "i3d_r50_8x8", "i3d_r14"] = "i3d_r50"
+    arch: Literal[
+        "i3d_r50",
+        "i3d_r101",
+        "c2d_r50_nonlocal",
+        "i3d_r50_8x8",
+        "c2d_r50",
+        "slow_r50",
+        "i3d_r50_mmaction",
+        "i3d_r50_stride1x1",
+        "i3d_r14",
+    ] = "i3d_r50"
     width: int = 64
     num_classes: int | str = "auto"
     dropout: float = 0.5
@@ -65,6 +75,7 @@ class DataConfig:
     clips_per_decode: int = 1
     decoder: Literal["pyav", "decord", "torchcodec"] = "pyav"
     num_workers: int = 8
+    timeout: float = 120.0
     max_bad_fraction: float = 0.01
 
 
@@ -136,6 +147,7 @@ NOT_SCIENTIFIC = (
     "resume",
     "data.decoder",
     "data.num_workers",
+    "data.timeout",
     "model.norm.impl",
     "model.recompute",
     "eval.views_per_forward",
@@ -155,6 +167,7 @@ _POSITIVE = (
     "data.frame_stride",
     "data.crop_size",
     "data.clips_per_decode",
+    "data.timeout",
     "optim.clips_per_gpu",
     "optim.accumulate",
     "optim.base_lr",

@@ -27,7 +27,7 @@ from videogn.engine.signals import noted_signals
 from videogn.engine.tracking import NullTracker, Tracker
 from videogn.engine.train import Hooks, TrainState, train
 from videogn.errors import CheckpointError, ConfigError, DataError
-from videogn.model.i3d import I3DResNet
+from videogn.model.i3d import I3DResNet, complete_fingerprint
 from videogn.runs import (
     claim_run_folder,
     differing_keys,
@@ -150,7 +150,8 @@ class _Run:
             self.config, len(contents["classes"]), stored["mean"], stored["std"]
         )
         model = restore_model(self.config, contents, path)
-        have, wanted = contents["fingerprint"], build.fingerprint(self.config, model)
+        have = complete_fingerprint(contents["fingerprint"])
+        wanted = build.fingerprint(self.config, model)
         differ = [key for key in wanted if have.get(key) != wanted[key]]
         if differ:
             raise CheckpointError(

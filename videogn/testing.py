@@ -20,7 +20,7 @@ from videogn.engine.distributed import Ranks
 from videogn.engine.evaluate import EvalResult, ViewAverager, evaluate
 from videogn.engine.progress import log_to_terminal, track
 from videogn.errors import CheckpointError, DataError
-from videogn.model.i3d import I3DResNet
+from videogn.model.i3d import I3DResNet, complete_fingerprint
 from videogn.runs import write_config, write_json
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,8 @@ def restore_model(config: Config, contents: Mapping[str, Any], path: str | Path)
         CheckpointError: `config` was overridden to describe another network.
     """
     model = build.build_model(config, len(contents["classes"]))
-    have, wanted = contents["fingerprint"], build.fingerprint(config, model)
+    have = complete_fingerprint(contents["fingerprint"])
+    wanted = build.fingerprint(config, model)
     for key in model.fingerprint():
         if key != "window" and have.get(key) != wanted[key]:
             raise CheckpointError(

@@ -22,11 +22,12 @@ from videogn.model.i3d import (
     ARCHS,
     Bottleneck3d,
     I3DResNet,
+    complete_fingerprint,
     create_model,
     max_pool_frames,
     max_pool_pixels,
 )
-from videogn.model.norm import norm_factory
+from videogn.model.norm import NormKind, norm_factory
 
 THIN_GN = norm_factory("gn", num_groups=4)
 
@@ -202,6 +203,28 @@ def test_an_unknown_arch_is_refused_with_the_known_ones() -> None:
         create_model("i3d_r18")
 
 
+def test_stride_1x1_halves_space_in_the_first_convolution_of_a_stage() -> None:
+    model = create_meta("i3d_r50_stride1x1")
+    strides = {
+        name: module.stride
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv3d) and module.stride != (1, 1, 1)
+    }
+    halves = (1, 2, 2)
+    assert strides == {
+        "conv1": (2, 2, 2),
+        **{f"layer{i}.0.{conv}": halves for i in (2, 3, 4) for conv in ("conv1", "downsample.0")},
+    }
+    assert model.arch.image().stride_1x1
+
+
+@pytest.mark.parametrize("kind", ["bn", "frozen_bn"])
+def test_zero_init_residual_leaves_a_gamma_that_cannot_move(kind: NormKind) -> None:
+    model = create_model("i3d_r14", norm=kind, width=8, zero_init_residual=True)
+    gammas = [m.norm3.weight for m in model.modules() if isinstance(m, Bottleneck3d)]
+    assert all(bool(gamma.any()) == (kind == "frozen_bn") for gamma in gammas)  # type: ignore[operator]
+
+
 @pytest.mark.parametrize(("stride", "kernel_t"), [(1, 1), (2, 3)])
 def test_bottleneck_keeps_time_and_divides_space(stride: int, kernel_t: int) -> None:
     block = Bottleneck3d(12, 4, norm=THIN_GN, kernel_t=kernel_t, stride=stride)
@@ -257,6 +280,17 @@ def test_stem_pool_is_max_pool3d(
     y = stem_pool(x, frames, padding)
     assert torch.equal(y, torch_stem_pool(x, frames, padding))
     assert y.is_contiguous(memory_format=memory_format)
+
+
+@FORMATS
+@pytest.mark.parametrize("num_frames", [8, 7, 3])
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 2), (3, 2), (2, 3)])
+def test_pool_of_frames_is_max_pool3d_with_any_stride(
+    kernel: int, stride: int, num_frames: int, memory_format: torch.memory_format
+) -> None:
+    x = relu_noise(2, 5, num_frames, 6, 4).contiguous(memory_format=memory_format)
+    y = max_pool_frames(x, kernel, stride)
+    assert torch.equal(y, F.max_pool3d(x, (kernel, 1, 1), (stride, 1, 1)))
 
 
 @FORMATS
@@ -495,3 +529,12 @@ def test_fingerprint_tells_architectures_and_eps_of_bn() -> None:
     prints = [create_meta(arch, norm="bn").fingerprint() for arch in sorted(ARCHS)]
     prints.append(create_meta("i3d_r50", norm=norm_factory("bn", eps=1e-3)).fingerprint())
     assert len({json.dumps(p) for p in prints}) == len(prints)
+
+
+def test_a_fingerprint_from_before_the_variants_is_complete_as_the_network_it_was_of() -> None:
+    for arch in ("i3d_r50", "i3d_r101", "i3d_r50_8x8", "i3d_r14"):
+        fingerprint = create_meta(arch).fingerprint()
+        then = {k: v for k, v in fingerprint.items() if k not in ("pool1_stride_t", "stride_1x1")}
+        assert complete_fingerprint(then) == complete_fingerprint(fingerprint) == fingerprint
+    variant = create_meta("i3d_r50_stride1x1").fingerprint()
+    assert complete_fingerprint(variant) == variant

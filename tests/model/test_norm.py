@@ -10,6 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from videogn.engine.precise_bn import batch_norms
+from videogn.engine.schedule import parameter_groups
 from videogn.model.i3d import create_model
 from videogn.model.norm import NORM_KINDS, norm_factory, norm_layers
 
@@ -174,4 +176,47 @@ def test_norm_layers_finds_all_53_of_i3d_r50(kind: str) -> None:
     layers = norm_layers(model)
     assert len(layers) == 53
     assert layers[0] is model.norm1
-    assert sum(p.numel() for layer in layers for p in layer.parameters()) == 53_120
+    parameters = sum(p.numel() for layer in layers for p in layer.parameters())
+    assert parameters == (0 if kind == "frozen_bn" else 53_120)
+
+
+def test_frozen_bn_is_bn_in_evaluation_and_stays_so() -> None:
+    random = torch.Generator().manual_seed(0)
+    bn, frozen = norm_factory("bn", eps=1e-3)(6), norm_factory("frozen_bn", eps=1e-3)(6)
+    for tensor in bn.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand(6, generator=random) + 0.5)
+    missing, unexpected = frozen.load_state_dict(bn.state_dict())  # the counter is left out
+    assert not missing
+    assert not unexpected
+    x = torch.randn(2, 6, 3, 4, 5, generator=random, requires_grad=True)
+    before = {name: tensor.clone() for name, tensor in frozen.state_dict().items()}
+    assert torch.equal(frozen.train()(x), bn.eval()(x))
+    assert torch.equal(frozen.eval()(x), bn.eval()(x))
+    frozen.train()(x).square().sum().backward()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in frozen.state_dict().items())
+    assert x.grad is not None
+    assert not list(frozen.parameters())
+    bn.load_state_dict(frozen.state_dict() | {"num_batches_tracked": torch.tensor(0)})
+
+
+def test_frozen_bn_of_an_affine_layer_scales_and_shifts() -> None:
+    layer = norm_factory("frozen_bn")(4)
+    gamma, beta = torch.randn(4), torch.randn(4)
+    state = {"weight": gamma, "bias": beta, "running_mean": torch.zeros(4)}
+    layer.load_state_dict(state | {"running_var": torch.full((4,), 1 - EPS)})
+    x = torch.randn(2, 4, 2, 3, 3)
+    channel = (1, 4, 1, 1, 1)
+    torch.testing.assert_close(layer(x), x * gamma.view(channel) + beta.view(channel))
+
+
+def test_optimizers_and_precise_bn_pass_frozen_bn_by() -> None:
+    model = create_model("i3d_r14", norm="frozen_bn", width=8, num_classes=3)
+    assert batch_norms(model) == []
+    groups = parameter_groups(
+        model, weight_decay=1e-4, weight_decay_norm=0.0, norms=norm_layers(model)
+    )
+    kernels = [m.weight for m in model.modules() if isinstance(m, nn.Conv3d)]
+    assert len(groups[0]["params"]) == len(kernels) + 2
+    assert groups[1]["params"] == []
+    torch.optim.SGD(groups, lr=0.1)

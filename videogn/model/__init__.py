@@ -2,11 +2,12 @@
 
 from videogn.model.i3d import ARCHS, Arch, I3DResNet, create_model
 from videogn.model.inflate import inflate_kernel, inflate_state_dict
-from videogn.model.norm import NormFactory, norm_factory
+from videogn.model.norm import FrozenBatchNorm3d, NormFactory, norm_factory
 
 __all__ = [
     "ARCHS",
     "Arch",
+    "FrozenBatchNorm3d",
     "I3DResNet",
     "NormFactory",
     "create_model",

@@ -16,7 +16,7 @@ arXiv:1711.07971 that arXiv:1803.08494 sec. 4.3 starts from. For a 64-frame clip
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,29 +35,51 @@ class Arch:
         kernels_t: temporal kernel of each residual block's first convolution, stage by stage.
         stem_kernel_t: temporal kernel of the stem.
         stem_stride_t: temporal stride of the stem.
-        pool1_t: frames that the pool after the stem takes the maximum of (kernel and stride).
-        pool2_t: the same for the pool after the first stage.
+        pool1_t: frames that the pool after the stem takes the maximum of.
+        pool1_stride_t: temporal stride of that pool.
+        pool2_t: kernel and stride in time of the pool after the first stage.
+        stride_1x1: halve space in the first convolution of a stage, as the ResNets of MSRA do,
+            instead of in the 1x3x3.
     """
 
     kernels_t: tuple[tuple[int, ...], ...]
     stem_kernel_t: int = 5
     stem_stride_t: int = 2
     pool1_t: int = 2
+    pool1_stride_t: int = 2
     pool2_t: int = 2
+    stride_1x1: bool = False
 
     def image(self) -> Arch:
         """Returns the 2-D network of the same depth, which sees one frame."""
-        kernels_t = tuple(tuple(1 for _ in stage) for stage in self.kernels_t)
-        return Arch(kernels_t, stem_kernel_t=1, stem_stride_t=1, pool1_t=1, pool2_t=1)
+        return Arch(_ones(self.kernels_t), 1, 1, 1, 1, 1, self.stride_1x1)
 
 
-_R50 = ((3, 3, 3), (3, 1, 3, 1), (3, 1, 3, 1, 3, 1), (1, 3, 1))
-_R101 = ((3, 3, 3), (3, 1, 3, 1), (3, 1) * 11 + (3,), (1, 3, 1))
+def _ones(kernels_t: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(1 for _ in stage) for stage in kernels_t)
+
+
+_I3D_50 = ((3, 3, 3), (3, 1, 3, 1), (3, 1, 3, 1, 3, 1), (1, 3, 1))
+_I3D_101 = ((3, 3, 3), (3, 1, 3, 1), (3, 1) * 11 + (3,), (1, 3, 1))
+_C2D_50 = _ones(_I3D_50)
+_SLOW_50 = ((1,) * 3, (1,) * 4, (3,) * 6, (3,) * 3)
+
+# In time: kernels of the blocks; kernel and stride of the stem, of pool1; both of pool2
 ARCHS: dict[str, Arch] = {
-    "i3d_r50": Arch(_R50),  # video-nonlocal-net VIDEO_ARC_CHOICE 2
-    "i3d_r101": Arch(_R101),  # the same rule at depth 101: VIDEO_ARC_CHOICE 4
-    "i3d_r50_8x8": Arch(_R50, stem_stride_t=1, pool1_t=1),  # PySlowFast's and PyTorchVideo's I3D
-    "i3d_r14": Arch(((3,), (3,), (3,), (3,)), stem_stride_t=1, pool1_t=1),  # demo and tests
+    # video-nonlocal-net's for 32 x 2 frames: VIDEO_ARC_CHOICE 2, 4 and 1
+    "i3d_r50": Arch(_I3D_50, 5, 2, 2, 2, 2),
+    "i3d_r101": Arch(_I3D_101, 5, 2, 2, 2, 2),
+    "c2d_r50_nonlocal": Arch(_C2D_50, 1, 2, 2, 2, 2),
+    # PySlowFast's and PyTorchVideo's for 8 x 8
+    "i3d_r50_8x8": Arch(_I3D_50, 5, 1, 1, 1, 2),
+    "c2d_r50": Arch(_C2D_50, 1, 1, 1, 1, 2),
+    "slow_r50": Arch(_SLOW_50, 1, 1, 1, 1, 1),
+    # MMAction2's: pool1 leaves out every other frame
+    "i3d_r50_mmaction": Arch(_I3D_50, 5, 2, 1, 2, 2),
+    # for ResNets of MSRA, such as Detectron's R-50.pkl
+    "i3d_r50_stride1x1": Arch(_I3D_50, 5, 2, 2, 2, 2, stride_1x1=True),
+    # small: the demo's and the tests'
+    "i3d_r14": Arch(((3,), (3,), (3,), (3,)), 5, 1, 1, 1, 2),
 }
 
 
@@ -65,7 +87,7 @@ class Bottleneck3d(nn.Module):
     """A residual block: (N, C, T, H, W) -> (N, 4 * width, T, H / stride, W / stride).
 
     Time is looked at by the first convolution alone, kernel (kernel_t, 1, 1); the spatial stride
-    is in the 1x3x3, as in torchvision.
+    is in the 1x3x3, as in torchvision, or with `stride_1x1` in the first convolution.
     """
 
     expansion = 4
@@ -78,12 +100,14 @@ class Bottleneck3d(nn.Module):
         norm: NormFactory,
         kernel_t: int = 1,
         stride: int = 1,
+        stride_1x1: bool = False,
     ) -> None:
         super().__init__()
         out_channels = self.expansion * width
-        self.conv1 = _conv(in_channels, width, (kernel_t, 1, 1))
+        first, second = (stride, 1) if stride_1x1 else (1, stride)
+        self.conv1 = _conv(in_channels, width, (kernel_t, 1, 1), stride=(1, first, first))
         self.norm1 = norm(width)
-        self.conv2 = _conv(width, width, (1, 3, 3), stride=(1, stride, stride))
+        self.conv2 = _conv(width, width, (1, 3, 3), stride=(1, second, second))
         self.norm2 = norm(width)
         self.conv3 = _conv(width, out_channels, (1, 1, 1))
         self.norm3 = norm(out_channels)
@@ -154,11 +178,15 @@ class I3DResNet(nn.Module):
             for i, kernel_t in enumerate(kernels_t):
                 stride = 2 if i == 0 and stage > 0 else 1
                 block_width = width * 2**stage
-                blocks.append(
-                    Bottleneck3d(
-                        in_channels, block_width, norm=norm, kernel_t=kernel_t, stride=stride
-                    )
+                block = Bottleneck3d(
+                    in_channels,
+                    block_width,
+                    norm=norm,
+                    kernel_t=kernel_t,
+                    stride=stride,
+                    stride_1x1=arch.stride_1x1,
                 )
+                blocks.append(block)
                 in_channels = Bottleneck3d.expansion * block_width
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.dropout = nn.Dropout(dropout)
@@ -176,7 +204,9 @@ class I3DResNet(nn.Module):
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if zero_init_residual and isinstance(module, Bottleneck3d):
-                nn.init.zeros_(module.norm3.get_parameter("weight"))
+                gamma = module.norm3.weight
+                if isinstance(gamma, nn.Parameter):  # a frozen zero would stay one
+                    nn.init.zeros_(gamma)
         nn.init.normal_(self.fc.weight, std=0.01)  # video-nonlocal-net's classifier
         nn.init.zeros_(self.fc.bias)
 
@@ -191,7 +221,8 @@ class I3DResNet(nn.Module):
         With stride 2 in the stem this is (num_frames / 8, height / 32, width / 32), rounded.
         """
         t = math.ceil(num_frames / self.arch.stem_stride_t)
-        t = t // self.arch.pool1_t // self.arch.pool2_t
+        t = (t - self.arch.pool1_t) // self.arch.pool1_stride_t + 1
+        t = t // self.arch.pool2_t
 
         def side(pixels: int) -> int:
             pixels = (math.ceil(pixels / 2) + 2 * self.stem_pool_padding - 3) // 2 + 1
@@ -202,7 +233,7 @@ class I3DResNet(nn.Module):
     def forward_features(self, clips: Tensor) -> Tensor:
         """Returns the last map: (N, 3, T, H, W) -> (N, 32 * width, T', H', W')."""
         x = self.relu(self.norm1(self.conv1(clips)))
-        x = max_pool_frames(x, self.arch.pool1_t)
+        x = max_pool_frames(x, self.arch.pool1_t, self.arch.pool1_stride_t)
         x = max_pool_pixels(x, kernel=3, stride=2, padding=self.stem_pool_padding)
         for i, stage in enumerate(self.stages):
             x = stage(x)
@@ -260,6 +291,11 @@ class I3DResNet(nn.Module):
         }
 
 
+def complete_fingerprint(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a stored fingerprint with the entries that all networks shared when it was made."""
+    return {"pool1_stride_t": stated.get("pool1_t"), "stride_1x1": False, **stated}
+
+
 def create_model(
     arch: str = "i3d_r50",
     *,
@@ -273,7 +309,7 @@ def create_model(
 
     Args:
         arch: a name in `ARCHS`.
-        norm: "gn" (32 groups), "bn", "ln", "in", or any function channels -> layer.
+        norm: "gn" (32 groups), "bn", "frozen_bn", "ln", "in", or any function channels -> layer.
         num_frames: frames of a training clip.
         crop_size: pixels of a training clip's side.
         num_classes: K.
@@ -295,16 +331,18 @@ def create_model(
     )
 
 
-def max_pool_frames(x: Tensor, kernel: int) -> Tensor:
-    """Returns the maximum over each `kernel` frames: (N, C, T, H, W) -> (N, C, T // kernel, H, W).
+def max_pool_frames(x: Tensor, kernel: int, stride: int | None = None) -> Tensor:
+    """Returns the maximum over `kernel` frames, each `stride`: (N, C, T, H, W) -> (N, C, T', H, W).
 
-    With `max_pool_pixels` it makes the 3-D max pool: the same numbers in the same memory format,
-    without MaxPool3d's backward, which deterministic CUDA refuses, and its int64 indices.
+    T' is (T - kernel) // stride + 1; the stride is the kernel unless given. With `max_pool_pixels`
+    it makes the 3-D max pool: the same numbers in the same memory format, without MaxPool3d's
+    backward, which deterministic CUDA refuses, and its int64 indices.
     """
-    last = x.shape[2] // kernel * kernel
-    y = x[:, :, 0:last:kernel]
+    stride = stride or kernel
+    reach = (x.shape[2] - kernel) // stride * stride + 1  # from the first window to after the last
+    y = x[:, :, 0:reach:stride]
     for i in range(1, kernel):
-        y = torch.maximum(y, x[:, :, i:last:kernel])
+        y = torch.maximum(y, x[:, :, i : i + reach : stride])
     return y
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 NormFactory = Callable[[int], nn.Module]
-NormKind = Literal["gn", "bn", "ln", "in"]
+NormKind = Literal["gn", "bn", "ln", "in", "frozen_bn"]
 NORM_KINDS: tuple[str, ...] = get_args(NormKind)
 
 
@@ -31,8 +33,11 @@ def norm_factory(
         in   (T, H, W)                        per clip and channel
         gn   (T, H, W) and C / G channels     per clip and group
 
+    "frozen_bn" is BN whose mean, variance, gamma and beta are those of the initial weights and
+    stay so: see `FrozenBatchNorm3d`.
+
     Args:
-        kind: which of the four.
+        kind: which of these.
         num_groups: G of "gn".
         channels_per_group: C / G of "gn" instead of G, the same in every layer.
         eps: added to the variance.
@@ -51,7 +56,51 @@ def norm_factory(
             return lambda channels: nn.GroupNorm(channels, channels, eps=eps)
         case "bn":
             return lambda channels: nn.BatchNorm3d(channels, eps=eps, momentum=momentum)
+        case "frozen_bn":
+            return lambda channels: FrozenBatchNorm3d(channels, eps=eps)
     raise ValueError(f"unknown norm kind {kind!r}; known: {', '.join(NORM_KINDS)}")
+
+
+class FrozenBatchNorm3d(nn.Module):
+    """BN with fixed statistics, gamma and beta: (N, C, T, H, W) -> the same shape.
+
+    All four are buffers under the names of BN, so that a state dict of either fills the other: an
+    optimizer finds no parameter, and training and evaluation are the same function. It is the
+    "frozen BN" of arXiv:1803.08494 sec. 4.2 and AffineNd of video-nonlocal-net, whose files hold
+    gamma and beta alone: there the mean is 0 and the variance 1 - eps.
+
+    Args:
+        num_features: C.
+        eps: added to the variance.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.num_features, self.eps = num_features, eps
+        self.register_buffer("weight", torch.ones(num_features))
+        self.register_buffer("bias", torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+        self.register_load_state_dict_pre_hook(_drop_counter)  # BN counts its batches, this not
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `weight * (x - running_mean) / sqrt(running_var + eps) + bias`."""
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )
+
+    def extra_repr(self) -> str:
+        """Returns what `repr` shows between the brackets."""
+        return f"{self.num_features}, eps={self.eps}"
+
+
+def _drop_counter(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
+    state.pop(f"{prefix}num_batches_tracked", None)
 
 
 def _group_norm(
@@ -73,5 +122,5 @@ def norm_layers(model: nn.Module) -> list[nn.Module]:
 
     Told by class, not by a shared base: torch gives GroupNorm and BatchNorm none.
     """
-    kinds = (nn.GroupNorm, nn.modules.batchnorm._NormBase, nn.LayerNorm)
+    kinds = (nn.GroupNorm, nn.modules.batchnorm._NormBase, nn.LayerNorm, FrozenBatchNorm3d)
     return [module for module in model.modules() if isinstance(module, kinds)]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from videogn.errors import WeightsError
+from videogn.model.i3d import complete_fingerprint
 from videogn.weights.source import RGB, SourceWeights, float_tensors, norm_kind
 
 _KEYS = frozenset(("model", "fingerprint", "config", "classes"))
@@ -38,7 +39,7 @@ def read_checkpoint(state: Mapping[str, Any]) -> SourceWeights:
         std=_rgb(state["config"], "std"),
         classes=tuple(classes),
         layout="videogn",
-        fingerprint=fingerprint,
+        fingerprint=complete_fingerprint(fingerprint),
     )
 
 

@@ -40,7 +40,9 @@ _FILES_WITH = {"bn": "resnet50 or resnet101", "gn": "R-50-GN.pkl or R-101-GN.pkl
 # What of a fingerprint may differ: the head is replaced, its window follows the crop ...
 _HEAD_ENTRIES = frozenset(("num_classes", "window"))
 # ... and a network trained on images has no time at all.
-_TIME_ENTRIES = frozenset(("kernels_t", "stem_kernel_t", "stem_stride_t", "pool1_t", "pool2_t"))
+_TIME_ENTRIES = frozenset(
+    ("kernels_t", "stem_kernel_t", "stem_stride_t", "pool1_t", "pool1_stride_t", "pool2_t")
+)
 
 
 @dataclass(frozen=True)
