@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from data_prep.journal import Record, Records
 from data_prep.k400_source import SPLITS, Clip, Match, match
 from data_prep.k400_unpack import Task
+from data_prep.roots import add_to_summary
 from videogn.data.kinetics import kinetics400_classes
 from videogn.data.manifest import write_manifest
 from videogn.data.tables import write_text
@@ -23,20 +23,21 @@ from videogn.errors import DataError
 def write_lists(task: Task, failed: Sequence[Record]) -> dict[str, Any]:
     """Writes the lists to the data root; returns what summary.json holds.
 
-    They are train.csv, val.csv, test.csv, classes.txt and source.txt; unlabelled.csv, the videos of
-    a test split without labels; missing.csv, the rows without a file; ignored.txt, the files
-    without a row. Raises DataError when no video has a row, and for a csv of another copy.
+    They are train.csv, val.csv, test.csv (without the column `label` where none is known),
+    classes.txt and source.txt; missing.csv, the rows without a file; ignored.txt, the files without
+    a row. Raises DataError when no video has a row, and for a csv of another copy.
     """
     root = _video_root(task)
     paths = [*_unpacked(task, root), *_loose(task, root)]
     found = match(paths, task.clips, {archive.role for archive in task.copy.archives})
-    unlabelled = [row for row in found.rows["test"] if not row["label"]]
-    labelled = {split: [row for row in found.rows[split] if row["label"]] for split in SPLITS}
-    rows = {split: listed for split, listed in labelled.items() if listed}
+    rows = dict(found.rows)
+    if not any(row["label"] for row in rows["test"]):  # long kept back by the authors
+        rows["test"] = [_without_label(row) for row in rows["test"]]
+    rows = {split: listed for split, listed in rows.items() if listed}
     if not rows:
         raise DataError(
-            f"{task.copy.source}: none of its {len(paths)} videos has a row with a label in the "
-            "annotations; check both"
+            f"{task.copy.source}: none of its {len(paths)} videos has a row in the annotations; "
+            "check both"
         )
     for split in SPLITS:
         stale = task.out / f"{split}.csv"
@@ -45,13 +46,12 @@ def write_lists(task: Task, failed: Sequence[Record]) -> dict[str, Any]:
     inside = root.is_relative_to(task.out)
     source = root.relative_to(task.out) if inside else root  # so that the root can be moved
     write_manifest(task.out, splits=rows, classes=kinetics400_classes(), source=source)
-    _write_csv(task.out / "unlabelled.csv", unlabelled)
     missing = sorted(found.missing, key=lambda clip: (SPLITS.index(clip.split), clip.video))
     _write_csv(task.out / "missing.csv", [_missing_row(clip) for clip in missing])
     lines = "".join(f"{path}\t{reason}\n" for path, reason in found.ignored.items())
     write_text(task.out / "ignored.txt", lines)
     summary = _summary(task, found, failed)
-    write_text(task.out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    add_to_summary(task.out, "k400", summary)
     return summary
 
 
@@ -87,6 +87,10 @@ def _unpacked(task: Task, root: Path) -> Iterator[str]:
 
 def _loose(task: Task, root: Path) -> list[str]:
     return [(task.copy.source / path).relative_to(root).as_posix() for path in task.copy.videos]
+
+
+def _without_label(row: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in row.items() if name not in ("label", "label_id")}
 
 
 def _missing_row(clip: Clip) -> dict[str, str]:

@@ -94,10 +94,11 @@ def test_the_official_copy_becomes_a_root_whose_videos_open(
     for path in (*train.paths, *val.paths):
         with open_video(train.videos / path, root=train.videos) as video:
             assert video.num_frames == 3
-    assert [row["path"] for row in table(out / "unlabelled.csv")] == [
+    test = table(out / "test.csv")
+    assert list(test[0]) == ["path", "youtube_id", "start", "end"]  # its labels are not known
+    assert [row["path"] for row in test] == [
         f"test/part_0/{file_name('test', number)}" for number in range(4)
     ]
-    assert not (out / "test.csv").exists()
     missing = [(row["split"], row["youtube_id"]) for row in table(out / "missing.csv")]
     assert missing == [("train", video_id("train", 12)), ("val", video_id("val", 4))]
     ignored = dict(line.split("\t") for line in (out / "ignored.txt").read_text().splitlines())
@@ -105,7 +106,7 @@ def test_the_official_copy_becomes_a_root_whose_videos_open(
         "val/part_0/unknown_vid_000000_000010.mp4": "has no row in the annotations",
         f"train/part_1/{file_name('train', 5)}": f"{train.paths[0]} has the same id",
     }
-    summary = json.loads((out / "summary.json").read_text())
+    summary = json.loads((out / "summary.json").read_text())["k400"]
     assert summary["archives"]["unpacked"] == 6
     assert summary["archives"]["files"] == 22
     assert summary["missing"] == {"train": 1, "val": 1, "test": 0}
@@ -191,7 +192,7 @@ def test_a_damaged_archive_is_named_and_the_rest_goes_on(
     assert not (out / "videos/train/part_2").exists()
     assert len(read_manifest(out, "train")) == 8
     assert len(table(out / "missing.csv")) == 6
-    failed = json.loads((out / "summary.json").read_text())["archives"]["failed"]
+    failed = json.loads((out / "summary.json").read_text())["k400"]["archives"]["failed"]
     assert list(failed) == ["train/part_2.tar.gz"]
     assert k400(source, out) == 3  # tried again, since nothing of it is there
     archive.write_bytes(good)
