@@ -19,15 +19,19 @@ from videogn.model.i3d import I3DResNet, create_model
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 ATOL = 2e-5  # float32
-THEIR_STAGES = {"1": "layer1", "3": "layer2", "4": "layer3", "5": "layer4"}  # blocks.2 is pool2
+STAGES = ["layer1", "layer2", "layer3", "layer4"]
 
 
-def our_name(theirs: str) -> str:
-    """Returns the canonical name of a tensor of PyTorchVideo's ResNet with a pool after stage 1."""
+def our_name(theirs: str, pooled: bool = True) -> str:
+    """Returns the canonical name of a tensor of PyTorchVideo's ResNet.
+
+    A pool after stage 1 takes a number of its own, blocks.2.
+    """
     _, block, rest = theirs.split(".", 2)
     if block == "0":
         return re.sub(r"^(conv|norm)\.", r"\g<1>1.", rest)
-    if block == "6":
+    parts = ["", STAGES[0], *([""] if pooled else []), *STAGES[1:], ""]
+    if int(block) == len(parts) - 1:
         return rest.replace("proj.", "fc.")
     rest = re.sub(
         r"^res_blocks\.(\d+)\.branch2\.(conv|norm)_([abc])\.",
@@ -36,7 +40,7 @@ def our_name(theirs: str) -> str:
     )
     rest = re.sub(r"^res_blocks\.(\d+)\.branch1_conv\.", r"\1.downsample.0.", rest)
     rest = re.sub(r"^res_blocks\.(\d+)\.branch1_norm\.", r"\1.downsample.1.", rest)
-    return f"{THEIR_STAGES[block]}.{rest}"
+    return f"{parts[int(block)]}.{rest}"
 
 
 def group_norm(num_features: int, eps: float, momentum: float) -> nn.GroupNorm:
@@ -56,21 +60,17 @@ def create_theirs(model: I3DResNet, norm: str, depth: int = 50) -> nn.Module:
     with torch.device("meta"):
         return resnet.create_resnet(
             model_depth=depth,
+            stem_dim_out=model.conv1.out_channels,
             model_num_class=model.fc.out_features,
             dropout_rate=0.0,
             norm=nn.BatchNorm3d if norm == "bn" else group_norm,
-            stem_conv_kernel_size=(5, 7, 7),
+            stem_conv_kernel_size=(arch.stem_kernel_t, 7, 7),
             stem_conv_stride=(arch.stem_stride_t, 2, 2),
             stem_pool=stem_pool,
             stem_pool_kernel_size=(arch.pool1_t, 3, 3),
-            stem_pool_stride=(arch.pool1_t, 2, 2),
-            stage1_pool=nn.MaxPool3d,
-            stage_conv_a_kernel_size=(
-                (3, 1, 1),
-                [(3, 1, 1), (1, 1, 1)],
-                [(3, 1, 1), (1, 1, 1)],
-                [(1, 1, 1), (3, 1, 1)],
-            ),
+            stem_pool_stride=(arch.pool1_stride_t, 2, 2),
+            stage1_pool=nn.MaxPool3d if arch.pool2_t > 1 else None,
+            stage_conv_a_kernel_size=[[(t, 1, 1) for t in stage] for stage in arch.kernels_t],
             head_pool_kernel_size=model.window,
         )
 
@@ -78,7 +78,8 @@ def create_theirs(model: I3DResNet, norm: str, depth: int = 50) -> nn.Module:
 def filled_alike(ours: I3DResNet, theirs: nn.Module) -> None:
     """Gives both networks the same weights; both must have exactly the same tensors."""
     weights = named_weights(ours.state_dict())
-    names = {name: our_name(name) for name in theirs.state_dict()}
+    pooled = ours.arch.pool2_t > 1
+    names = {name: our_name(name, pooled) for name in theirs.state_dict()}
     assert sorted(names.values()) == sorted(weights)
     for name, tensor in theirs.state_dict().items():
         assert tensor.shape == weights[names[name]].shape, name
@@ -123,6 +124,17 @@ def test_small_8x8_clips_give_pytorchvideos_logits(norm: str) -> None:
     assert_same_logits(ours, theirs, clip(1, 8, 64))
 
 
+@pytest.mark.parametrize(
+    "arch",
+    ["i3d_r50_8x8", "c2d_r50", "slow_r50", "c2d_r50_nonlocal", "i3d_r50_mmaction"],
+)
+def test_thin_variants_give_pytorchvideos_logits(arch: str) -> None:
+    small: dict[str, Any] = {"num_frames": 16, "crop_size": 64, "num_classes": 7, "width": 8}
+    ours, theirs = create_pair("bn", arch=arch, stem_pool_padding=1, **small)
+    assert_same_logits(ours, theirs, clip(2, 16, 64))
+    assert_same_logits(ours, theirs, clip(1, 24, 96, 112))
+
+
 def test_a_training_step_gives_pytorchvideos_gradients_and_running_statistics() -> None:
     ours, theirs = create_pair("bn", num_frames=8, crop_size=64)
     clips = clip(2, 8, 64).double()
@@ -157,10 +169,17 @@ def test_full_clips_give_pytorchvideos_logits(norm: str, num_frames: int) -> Non
 
 
 @pytest.mark.slow
-def test_full_8x8_clips_give_the_logits_of_pytorchvideos_hub_model() -> None:
+@pytest.mark.parametrize("side", [224, 256])
+@pytest.mark.parametrize(
+    ("arch", "theirs"),
+    [("i3d_r50_8x8", "i3d_r50"), ("c2d_r50", "c2d_r50"), ("slow_r50", "slow_r50")],
+)
+def test_full_8x8_clips_give_the_logits_of_pytorchvideos_hub_models(
+    arch: str, theirs: str, side: int
+) -> None:
     hub = pytest.importorskip("pytorchvideo.models.hub.resnet")
     with torch.device("meta"):
-        ours = create_model("i3d_r50_8x8", norm="bn", num_frames=8, stem_pool_padding=1)
-        theirs = hub.i3d_r50(pretrained=False)
-    filled_alike(ours, theirs)
-    assert_same_logits(ours, theirs, clip(1, 8, 224))
+        ours = create_model(arch, norm="bn", num_frames=8, stem_pool_padding=1)
+        network = getattr(hub, theirs)(pretrained=False)
+    filled_alike(ours, network)
+    assert_same_logits(ours, network, clip(1, 8, side))
