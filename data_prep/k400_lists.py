@@ -23,21 +23,20 @@ from videogn.errors import DataError
 def write_lists(task: Task, failed: Sequence[Record]) -> dict[str, Any]:
     """Writes the lists to the data root; returns what summary.json holds.
 
-    They are train.csv, val.csv, test.csv (without the column `label` where none is known),
-    classes.txt and source.txt; missing.csv, the rows without a file; ignored.txt, the files without
-    a row. Raises DataError when no video has a row, and for a csv of another copy.
+    They are train.csv, val.csv, test.csv, classes.txt and source.txt; unlabelled.csv, the test
+    videos whose label is not known; missing.csv, the rows without a file; ignored.txt, the files
+    without a row. Raises DataError when no video has a row, and for a csv of another copy.
     """
     root = _video_root(task)
     paths = [*_unpacked(task, root), *_loose(task, root)]
     found = match(paths, task.clips, {archive.role for archive in task.copy.archives})
-    rows = dict(found.rows)
-    if not any(row["label"] for row in rows["test"]):  # long kept back by the authors
-        rows["test"] = [_without_label(row) for row in rows["test"]]
-    rows = {split: listed for split, listed in rows.items() if listed}
+    unlabelled = [row for row in found.rows["test"] if not row["label"]]
+    labelled = {split: [row for row in found.rows[split] if row["label"]] for split in SPLITS}
+    rows = {split: listed for split, listed in labelled.items() if listed}
     if not rows:
         raise DataError(
-            f"{task.copy.source}: none of its {len(paths)} videos has a row in the annotations; "
-            "check both"
+            f"{task.copy.source}: none of its {len(paths)} videos has a row with a label in the "
+            "annotations; check both"
         )
     for split in SPLITS:
         stale = task.out / f"{split}.csv"
@@ -46,6 +45,7 @@ def write_lists(task: Task, failed: Sequence[Record]) -> dict[str, Any]:
     inside = root.is_relative_to(task.out)
     source = root.relative_to(task.out) if inside else root  # so that the root can be moved
     write_manifest(task.out, splits=rows, classes=kinetics400_classes(), source=source)
+    _write_csv(task.out / "unlabelled.csv", [_without_label(row) for row in unlabelled])
     missing = sorted(found.missing, key=lambda clip: (SPLITS.index(clip.split), clip.video))
     _write_csv(task.out / "missing.csv", [_missing_row(clip) for clip in missing])
     lines = "".join(f"{path}\t{reason}\n" for path, reason in found.ignored.items())
@@ -90,7 +90,8 @@ def _loose(task: Task, root: Path) -> list[str]:
 
 
 def _without_label(row: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in row.items() if name not in ("label", "label_id")}
+    path, *others = [item for item in row.items() if item[0] not in ("label", "label_id")]
+    return dict([path, ("split", "test"), *others])
 
 
 def _missing_row(clip: Clip) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import tarfile
 from collections.abc import Mapping
@@ -83,3 +84,12 @@ def write_copy(source: Path, clip: bytes) -> None:
 def truncate(archive: Path) -> None:
     content = archive.read_bytes()
     archive.write_bytes(content[: len(content) * 2 // 3])
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Every file below `folder` by its content, without the journal, which holds times."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".jsonl"
+    }

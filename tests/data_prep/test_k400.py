@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import hashlib
 import json
 import os
 import random
@@ -24,6 +23,7 @@ from data_prep.__main__ import main
 from data_prep.archives import unpack_archive
 from data_prep.k400_source import find_copy, match, read_annotations, role_of
 from tests.data_prep.kinetics_copy import (
+    digests,
     file_name,
     tar_of,
     truncate,
@@ -60,15 +60,6 @@ def k400(source: Path, out: Path, *arguments: object) -> int:
     return run("k400", source, "--out", out, "--jobs", 1, *arguments)
 
 
-def digests(folder: Path) -> dict[str, str]:
-    """Every file below `folder` by its content, without the journal, which holds times."""
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix != ".jsonl"
-    }
-
-
 def table(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.open(newline="")))
 
@@ -94,8 +85,9 @@ def test_the_official_copy_becomes_a_root_whose_videos_open(
     for path in (*train.paths, *val.paths):
         with open_video(train.videos / path, root=train.videos) as video:
             assert video.num_frames == 3
-    test = table(out / "test.csv")
-    assert list(test[0]) == ["path", "youtube_id", "start", "end"]  # its labels are not known
+    assert not (out / "test.csv").exists()  # whose labels would be needed
+    test = table(out / "unlabelled.csv")
+    assert list(test[0]) == ["path", "split", "youtube_id", "start", "end"]
     assert [row["path"] for row in test] == [
         f"test/part_0/{file_name('test', number)}" for number in range(4)
     ]
