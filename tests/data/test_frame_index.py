@@ -44,9 +44,21 @@ def test_text_and_back(start: int, steps: list[int], flags: tuple[bool, bool]) -
     assert back.to_text() == text
 
 
+@settings(max_examples=60, deadline=None)
+@given(pattern=st.lists(st.integers(1, 50), min_size=1, max_size=5), count=st.integers(1, 40))
+def test_patterns_and_back(pattern: list[int], count: int) -> None:
+    pts = np.concatenate([[0], np.cumsum(np.resize(pattern, count))])
+    text = FrameIndex(1, len(pts), pts).to_text()
+    np.testing.assert_array_equal(FrameIndex.from_text(text).pts, pts)
+
+
 def test_a_steady_rate_is_short(mp4: Path, avi: Path) -> None:
     with open_video(mp4) as video:
         assert video.index.to_text().startswith(f"1;{mp4.stat().st_size};40;;0+512x39;0/")
+    rounded = np.round(np.arange(300) * 1001 / 30).astype(np.int64)  # 29.97 frames/s in Matroska
+    text = FrameIndex(1, 300, rounded, [(0, 0)]).to_text()
+    assert len(text) < 220  # without the pattern 700
+    np.testing.assert_array_equal(FrameIndex.from_text(text).pts, rounded)
     with open_video(avi) as video:
         assert video.index.to_text() == f"1;{avi.stat().st_size};40;;;"
 
@@ -61,6 +73,9 @@ BAD_TEXTS = [
     "1;9;3;;0+1x999999999999;0/0",
     "1;9;3;;0+1x-2;0/0",
     "1;9;3;;0+1x2;0",
+    "1;9;3;;0+1.1~3;0/0",
+    "1;9;3;;0+~2;0/0",
+    "1;9;3;;0+1~99999999999;0/0",
     "1;x;3;;0+1x2;0/0",
 ]
 

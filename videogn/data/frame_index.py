@@ -16,6 +16,7 @@ import numpy as np
 from videogn.errors import DataError
 
 _CACHED = 16_384  # texts of about 100 bytes each: all of UCF-101, a few MB
+_LONGEST_PERIOD = 64  # 30 for 29.97 frames/s in milliseconds
 _MOST_FRAMES = 1_000_000  # bounds what a line of a csv file can allocate
 
 
@@ -44,7 +45,8 @@ class FrameIndex:
     def to_text(self) -> str:
         """The index in one line without commas: `1;size;frames;flags;pts;keyframes`.
 
-        Time stamps are written as differences, equal ones in a row once: `0+512x299`.
+        Of the time stamps the first and the steps are written: `0+512x299` is 299 equal ones,
+        `0+33.33.34~299` is a pattern repeated to 299 steps.
         """
         flags = ("o" if self.is_open else "") + ("t" if self.is_trimmed else "")
         head = f"1;{self.file_size};{self.num_frames};{flags}"
@@ -107,19 +109,42 @@ class IndexCache:
 
 
 def _runs(pts: np.ndarray) -> str:
-    steps = np.diff(pts).tolist()
-    parts = [str(int(pts[0]))]
-    for step, equal in groupby(steps):
+    steps = np.diff(pts)
+    first = str(int(pts[0]))
+    period = _period(steps)
+    if period > 1:  # as in Matroska, which rounds to milliseconds: 33, 33, 34, 33, 33, 34, ...
+        return f"{first}+{'.'.join(map(str, steps[:period].tolist()))}~{len(steps)}"
+    parts = [first]
+    for step, equal in groupby(steps.tolist()):
         count = sum(1 for _ in equal)
         parts.append(f"{step}x{count}" if count > 1 else str(step))
     return "+".join(parts)
 
 
+def _period(steps: np.ndarray) -> int:
+    """The smallest number of steps that repeats at least twice to the end; 0 if there is none."""
+    for period in range(1, min(_LONGEST_PERIOD, len(steps) // 2) + 1):
+        if np.array_equal(steps[period:], steps[:-period]):
+            return period
+    return 0
+
+
 def _from_runs(text: str) -> np.ndarray:
     first, *runs = text.split("+")
-    pairs = [run.partition("x") for run in runs]
-    steps = np.array([int(step) for step, _, _ in pairs], np.int64)
-    counts = np.array([int(count or 1) for _, _, count in pairs], np.int64)
-    if (counts < 1).any() or counts.sum() > _MOST_FRAMES:
+    if len(runs) == 1 and "~" in runs[0]:
+        pattern, _, count = runs[0].partition("~")
+        steps = np.resize(np.array(pattern.split("."), np.int64), _bounded(int(count)))
+    else:
+        pairs = [run.partition("x") for run in runs]
+        counts = [int(count or 1) for _, _, count in pairs]
+        _bounded(sum(counts))
+        if min(counts, default=1) < 1:
+            raise ValueError("a negative number of frames")
+        steps = np.array([int(step) for step, _, _ in pairs], np.int64).repeat(counts)
+    return np.cumsum(np.concatenate([[int(first)], steps]), dtype=np.int64)
+
+
+def _bounded(count: int) -> int:
+    if not 0 <= count <= _MOST_FRAMES:
         raise ValueError("an impossible number of frames")
-    return np.cumsum(np.concatenate([[int(first)], steps.repeat(counts)]), dtype=np.int64)
+    return count
