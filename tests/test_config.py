@@ -158,6 +158,7 @@ REFUSED: dict[str, list[str]] = {
     "data.num_frames=0": ["data.num_frames=0", "above zero"],
     "optim.weight_decay=-1e-4": ["optim.weight_decay=-0.0001", "zero or more"],
     "data.clips_per_decode=0": ["data.clips_per_decode=0", "above zero"],
+    "data.timeout=0": ["data.timeout=0", "above zero"],
     "data.num_workers=-1": ["data.num_workers=-1", "zero or more"],
     "seed=-1": ["seed=-1"],
     "data.flip=2": ["data.flip=2", "from 0 to 1"],

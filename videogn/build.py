@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -235,13 +236,13 @@ def build_train_loader(
         start=start,
         stop=stop,
     )
-    loader = clip_loader(
+    return clip_loader(
         _train_clips(config, manifest, replace_bad=True),
         stream,
         num_workers=_workers(config),
         pin=torch.cuda.is_available(),
+        timeout=config.data.timeout,
     )
-    return iter(loader)
 
 
 def build_monitor_loader(
@@ -249,13 +250,13 @@ def build_monitor_loader(
 ) -> Iterator[Any]:
     """Returns this rank's share of one clip from each video, augmented as `epoch` says."""
     rows = range(ranks.rank, len(manifest), ranks.world)
-    loader = clip_loader(
+    return clip_loader(
         _train_clips(config, manifest, replace_bad=False),
         keyed_batches(rows, config.optim.clips_per_gpu, epoch),
         num_workers=min(_workers(config), len(rows)),
         pin=torch.cuda.is_available(),
+        timeout=config.data.timeout,
     )
-    return iter(loader)
 
 
 def build_view_spec(config: Config) -> ViewSpec:
@@ -275,13 +276,13 @@ def build_video_loader(config: Config, manifest: Manifest, ranks: Ranks) -> Iter
     """Returns this rank's share of whole videos, unpadded."""
     rows = range(ranks.rank, len(manifest), ranks.world)
     dataset = EvalVideos(manifest, build_view_spec(config), open_video=_opener(config, manifest))
-    loader = video_loader(
+    return video_loader(
         dataset,
         rows,
         num_workers=min(_workers(config), len(rows)),
         pin=torch.cuda.is_available(),
+        timeout=config.data.timeout,
     )
-    return iter(loader)
 
 
 def _cores() -> int:
@@ -310,10 +311,17 @@ def _train_clips(config: Config, manifest: Manifest, *, replace_bad: bool) -> Tr
 
 
 def _opener(config: Config, manifest: Manifest) -> OpenVideo:
-    return partial(_open_under, videos=manifest.videos, decoder=config.data.decoder)
+    """Returns what opens a path of the manifest."""
+    decoder = config.data.decoder
+    # In a worker, where it is imported, the error would come with a traceback for a message.
+    if decoder != "pyav" and not find_spec(decoder):
+        raise ConfigError(f"data.decoder={decoder} is not installed; install it, or use pyav")
+    return partial(
+        _open_under, videos=manifest.videos, decoder=decoder, timeout=config.data.timeout
+    )
 
 
 def _open_under(
-    path: Path, *, videos: Path, decoder: str, index: FrameIndex | None = None
+    path: Path, *, videos: Path, decoder: str, timeout: float, index: FrameIndex | None = None
 ) -> VideoReader:
-    return open_video(videos / path, root=videos, decoder=decoder, index=index)
+    return open_video(videos / path, root=videos, decoder=decoder, index=index, timeout=timeout)

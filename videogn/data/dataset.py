@@ -5,8 +5,8 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import signal
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from videogn.data import watch
 from videogn.data.decode import VideoReader
 from videogn.data.frame_index import FrameIndex
 from videogn.data.manifest import Manifest
@@ -177,7 +178,7 @@ class TrainClips(Dataset[Clip]):
         span = spec.num_frames * spec.frame_stride
         # Draws of their own, apart from those of the order and of replacements.
         rngs = [np.random.default_rng([self.seed, key.epoch, key.row, 1]) for key in keys]
-        with _open_row(self.manifest, row, self.open_video) as video:
+        with _opened(self.manifest, row, self.open_video) as video:
             clips = [
                 frame_indices(
                     random_start(video.num_frames, span, rng),
@@ -271,20 +272,24 @@ class EvalVideos(Dataset[VideoViews]):
     def __getitem__(self, row: int) -> VideoViews:
         label = int(self.manifest.labels[row])
         try:
-            with _open_row(self.manifest, row, self.open_video) as video:
+            with _opened(self.manifest, row, self.open_video) as video:
                 frames, clips, boxes = read_views(video, self.spec)
         except VideoDecodeError as error:
             return VideoViews(row, label, None, torch.empty(0), [], error.reason)
         return VideoViews(row, label, frames, clips, boxes, "")
 
 
-def _open_row(manifest: Manifest, row: int, open_video: OpenVideo) -> VideoReader:
-    """Returns the open video of a row; VideoDecodeError also for an index that is none."""
-    try:
-        index = manifest.index(row)
-    except DataError as error:
-        raise VideoDecodeError(manifest.paths[row], str(error)) from error
-    return open_video(Path(manifest.paths[row]), index=index)
+@contextmanager
+def _opened(manifest: Manifest, row: int, open_video: OpenVideo) -> Iterator[VideoReader]:
+    """Opens the video of a row for a `with`; VideoDecodeError also for an index that is none."""
+    with watch.reading(row) as got_on:
+        try:
+            index = manifest.index(row)
+        except DataError as error:
+            raise VideoDecodeError(manifest.paths[row], str(error)) from error
+        with open_video(Path(manifest.paths[row]), index=index) as video:
+            got_on()  # a reader's time-out holds for opening, and then for reading
+            yield video
 
 
 def read_views(
@@ -312,9 +317,13 @@ def read_views(
 
     def scaled(frame: np.ndarray) -> np.ndarray:
         if upright:
-            frame = np.ascontiguousarray(np.rot90(frame, -video.rotation // 90))
+            frame = np.rot90(frame, -video.rotation // 90)
         height, width = short_side_size(frame.shape[0], frame.shape[1], spec.short_side)
-        return resize(torch.from_numpy(frame[None]), height, width)[0].numpy()
+        if frame.shape[:2] == (height, width):
+            return frame
+        # A decoded frame's rows are padded, which torch would be slow to read.
+        image = torch.from_numpy(np.ascontiguousarray(frame)[None])
+        return resize(image, height, width)[0].numpy()
 
     frames = torch.from_numpy(video.frames(wanted.tolist(), each=scaled))
     height, width = frames.shape[1:3]
@@ -336,31 +345,76 @@ def collate(clips: Sequence[Clip]) -> ClipBatch:
 
 
 def clip_loader(
-    dataset: TrainClips, keys: Iterable[Sequence[SampleKey]], *, num_workers: int, pin: bool
-) -> DataLoader[Any]:
-    """Returns a loader of `ClipBatch`, one for each list of keys, in order."""
-    return DataLoader(
+    dataset: TrainClips,
+    keys: Iterable[Sequence[SampleKey]],
+    *,
+    num_workers: int,
+    pin: bool,
+    timeout: float | None = None,
+) -> Iterator[ClipBatch]:
+    """Returns batches, one for each list of keys, in order; its workers start at once.
+
+    Args:
+        dataset: of the clips.
+        keys: lists of keys.
+        num_workers: processes that read ahead; 0 for none.
+        pin: copy batches to pinned memory.
+        timeout: seconds after which the readers of the dataset give up, see `_loader`.
+    """
+    return _loader(
         dataset,
-        batch_sampler=keys,  # type: ignore[arg-type]  # torch types it for int keys only
         num_workers=num_workers,
+        timeout=timeout,
+        batch_sampler=keys,
         collate_fn=collate,
         pin_memory=pin,
-        worker_init_fn=_start_worker,
     )
 
 
 def video_loader(
-    dataset: EvalVideos, rows: Sequence[int], *, num_workers: int, pin: bool
-) -> DataLoader[Any]:
-    """Returns a loader of `VideoViews`, one for each row, in order."""
-    return DataLoader(
+    dataset: EvalVideos,
+    rows: Sequence[int],
+    *,
+    num_workers: int,
+    pin: bool,
+    timeout: float | None = None,
+) -> Iterator[VideoViews]:
+    """Returns whole videos, one for each row, in order; see `clip_loader`."""
+    return _loader(
         dataset,
+        num_workers=num_workers,
+        timeout=timeout,
         batch_size=None,
         sampler=rows,
-        num_workers=num_workers,
         pin_memory=pin,
         prefetch_factor=2 if num_workers else None,
-        worker_init_fn=_start_worker,
+    )
+
+
+def _loader(
+    dataset: TrainClips | EvalVideos, *, num_workers: int, timeout: float | None, **options: Any
+) -> Iterator[Any]:
+    """Returns the items of a DataLoader with `options`.
+
+    Without workers nothing can be seen from outside. With them, the iterator raises DataError that
+    names the video when a worker is lost, or is in one video for longer than `timeout` and a margin
+    for its reader to give up.
+    """
+    if not num_workers:
+        return iter(DataLoader(dataset, **options))
+    board, manifest = watch.Board(num_workers), dataset.manifest
+    loader = DataLoader(
+        dataset,
+        num_workers=num_workers,
+        worker_init_fn=partial(_start_worker, board),
+        timeout=watch.POLL,
+        **options,
+    )
+    return watch.WatchedBatches(
+        loader,
+        board,
+        name_of=lambda row: str(manifest.videos / manifest.paths[row]),
+        limit=None if timeout is None else timeout + watch.MARGIN,
     )
 
 
@@ -380,8 +434,9 @@ def _end_workers() -> None:
             process.kill()
 
 
-def _start_worker(_: int) -> None:
+def _start_worker(board: watch.Board, worker: int) -> None:
     """Leaves the ending of a run to the main process, which still has a checkpoint to save."""
+    watch.join(board, worker)
     torch.set_num_threads(1)
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(name, signal.SIG_IGN)
