@@ -357,10 +357,9 @@ def _serve(
     parent: int,
 ) -> None:
     """What a worker process does: says that it is ready, then one item after the other."""
+    # Signals may come to the whole group: it is the parent that decides when to end.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # they may come to the whole group; the parent decides
+        signal.signal(number, signal.SIG_IGN)
     _die_with(parent)
     _limit_memory(memory)
     with suppress(EOFError, BrokenPipeError):  # the parent has closed its end, or is no more

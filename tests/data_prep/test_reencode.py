@@ -3,7 +3,11 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import random
+import subprocess
+import sys
 import tarfile
+import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,7 @@ from tests.data_prep.test_verify import rows, write_root
 from tests.videos import read_number, write_numbered
 from videogn.data.pyav_reader import PyAVReader
 
+ROOT = Path(__file__).parents[2]
 SETTINGS = Settings(short_side=48, gop=8, crf=20, preset="veryfast")
 
 
@@ -333,3 +338,31 @@ def test_other_settings_and_foreign_folders_are_refused(
     assert reencode(root, out, "--write") == 0
     with (out / "train.csv").open(newline="") as file:
         assert len(list(csv.reader(file))) == 2
+
+
+@pytest.mark.slow
+def test_kills_leave_whole_videos_only_and_none_is_written_twice(
+    tmp_path: Path, videos: Path
+) -> None:
+    first = write_gradient(videos / "first.mp4", 320, 240, frames=60)
+    names = [f"{number}.mp4" for number in range(60)]
+    for name in names:
+        (videos / name).hardlink_to(first)
+    root, out = tmp_path / "root", tmp_path / "new"
+    write_root(root, {"train": names})
+    command = [sys.executable, "-m", "data_prep", "reencode", str(root), "--out", str(out)]
+    journal, rng = out / "reencode.jsonl", random.Random(0)
+    for kill in range(1, 5):
+        process = subprocess.Popen([*command, "--jobs", "2"], cwd=ROOT, stderr=subprocess.DEVNULL)
+        while not journal.exists() or journal.read_bytes().count(b"\n") < 10 * kill:
+            assert process.poll() is None
+            time.sleep(rng.uniform(0, 0.05))
+        process.kill()
+        process.wait()
+        for path in (out / "videos").glob("*.mp4"):
+            with PyAVReader(path) as reader:
+                assert reader.num_frames == 60
+    assert subprocess.run([*command, "--jobs", "2"], cwd=ROOT, check=True).returncode == 0
+    done = [json.loads(line)["path"] for line in journal.read_text().splitlines()]
+    assert sorted(done) == sorted(names)
+    assert sorted(path.name for path in (out / "videos").iterdir()) == sorted(names)
