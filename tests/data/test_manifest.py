@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gc
 import logging
 import pickle
@@ -139,6 +140,7 @@ def test_names_of_every_kind_are_names(tmp_path: Path) -> None:
         "take 2::b.mp4",
         "shard.tar::../member: any.mp4",
         "tars/x.TAR::c:d",
+        "x.tar::a/../../../b.mp4",
     ]
     rows = [{"path": name, "label": "run"} for name in names]
     write_manifest(tmp_path, splits={"train": rows}, classes=["run"], source=None)
@@ -299,6 +301,12 @@ def test_a_large_manifest_is_buffers_and_not_objects(tmp_path: Path) -> None:
     assert {type(column) for column in columns.values()} == {PackedStrings}
     # 10 + 4 bytes of text, two ends and a label of 8 bytes each: 38 a row
     assert len(pickle.dumps(large)) < 5000 * 38 + 4000
+
+
+def test_reading_leaves_the_limit_of_csv_as_it_was(tmp_path: Path) -> None:
+    csv.field_size_limit(before := 131_072)
+    read_manifest(data_root(tmp_path, "path,label\na.mp4,run\n"), "train")
+    assert csv.field_size_limit() == before
 
 
 def test_reading_by_rows_gives_the_same_table(tmp_path: Path) -> None:

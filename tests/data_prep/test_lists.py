@@ -123,6 +123,7 @@ def test_numbers_from_1_need_a_word(
     assert f"{file}:2: the labels run from 1 to 2; say whether the first class is 1 or 0" in error
     found = index(source, "--list", file, "--first-label", 1)
     assert (found["train"].classes, found["train"].labels.tolist()) == (("1", "2"), [0, 1, 1])
+    assert "another id" not in capsys.readouterr().out
     (names,) = put_lists(source, names_dot_txt="run\nwalk\n")
     out = source.parent / "second"
     arguments = ("index", source, "--out", out, "--list", file, "--classes", names)
@@ -311,10 +312,53 @@ def test_names_that_a_shell_would_run_are_only_names(source: Path, clip: bytes) 
     assert not list(source.parent.rglob("pwned"))
 
 
-def test_an_older_data_root_in_the_source_is_no_list(source: Path, clip: bytes) -> None:
+def test_an_older_data_root_in_the_source_is_no_list(
+    source: Path, clip: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
     put(source, VIDEOS, clip)
     assert run("index", source, "--out", source / "old", "--val", "0.4") == 0
-    assert len(index(source, "--val", 0)["train"]) == 3
+    index(source)
+    assert "lists" not in capsys.readouterr().out.replace("listed", "")
+
+
+def test_a_list_named_like_a_file_of_classes_is_a_list(source: Path, clip: bytes) -> None:
+    put(source, VIDEOS, clip)
+    (source / "labels.txt").write_text("a.mp4 walk\nd.mp4 run\n")
+    assert index(source, "--val", 0)["train"].classes == ("run", "walk")
+
+
+def test_the_last_word_of_a_list_names_its_split(source: Path, clip: bytes) -> None:
+    put(source, VIDEOS, clip)
+    train, val = put_lists(
+        source, trainset_train_dot_txt="a.mp4 walk\nd.mp4 run\n", trainset_val_dot_txt="b c run\n"
+    )
+    assert set(index(source, "--list", train, "--list", val)) == {"train", "val"}
+
+
+def test_a_single_folder_is_no_class_of_a_numbered_list(source: Path, clip: bytes) -> None:
+    put(source, ["clips/a.mp4", "clips/b.mp4"], clip)
+    (file,) = put_lists(source, train_dot_txt="a.mp4 0\nb.mp4 0\n")
+    assert index(source, "--list", file)["train"].classes == ("0",)
+
+
+def test_classes_that_differ_in_punctuation_only_stay_apart(source: Path, clip: bytes) -> None:
+    put(source, VIDEOS, clip)
+    (names,) = put_lists(source, names_dot_txt="C\nC++\nc\n")
+    (file,) = put_lists(source, train_dot_txt="a.mp4 C++\nd.mp4 C\n")
+    found = index(source, "--list", file, "--classes", names)
+    assert listed(found["train"]) == {"run/d.mp4": "C", "walk/a.mp4": "C++"}
+    (file,) = put_lists(source, train_dot_txt="a.mp4 C#\nd.mp4 C\n")
+    out = source.parent / "second"
+    assert run("index", source, "--out", out, "--list", file, "--classes", names) == 3
+
+
+def test_only_files_of_kinetics_get_its_columns(source: Path, clip: bytes) -> None:
+    put(source, ["yoga/-----------.mp4", "yoga/mine.mp4", "situp/-----------2.mp4"], clip)
+    assert set(index(source, "--val", 0)["train"].columns) == {"label_id"}
+    put(source, ["my own/abcdefghijk.mp4"], clip)
+    for path in ("yoga/mine.mp4", "situp/-----------2.mp4"):
+        (source / path).unlink()
+    assert set(index(source, "--val", 0)["train"].columns) == {"label_id"}
 
 
 def test_list_and_annotations_exclude_each_other(
