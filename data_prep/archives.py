@@ -208,7 +208,7 @@ def _opened(archive: Path) -> Iterator[BinaryIO]:
         magic = raw.read(6)
         raw.seek(0)
         if magic.startswith(_OTHERS):
-            raise tarfile.ReadError("it is packed neither with gzip nor not at all; repack it")
+            raise tarfile.ReadError("it is packed with something else than gzip; unpack it first")
         if not magic.startswith(_GZIP):
             yield raw
             return

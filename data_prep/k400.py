@@ -12,7 +12,7 @@ from typing import Any
 from data_prep.arguments import count, shard
 from data_prep.journal import Record, take_shard
 from data_prep.k400_lists import write_lists
-from data_prep.k400_source import SPLITS
+from data_prep.k400_source import SPLITS, gaps
 from data_prep.k400_unpack import (
     Task,
     failed_archives,
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("source", metavar="SRC", type=Path, help="the folder of the copy; nothing in it is changed")
     add("--out", metavar="ROOT", type=Path, required=True, help="the data root to write")
     add("--videos", metavar="DIR", type=Path, help="where to unpack to (ROOT/videos)")
-    add("--annotations", metavar="DIR", type=Path, help="the folder of the csv files (SRC)")
+    add("--annotations", metavar="PATH", type=Path, help="the csv file, or their folder (SRC)")
     add("--tars", action="store_true", help="unpack each archive to one plain tar, not to files")
     add("--jobs", metavar="N", type=count, default=available_cores(), help="archives at a time")
     add("--timeout", metavar="SECONDS", type=count, default=7200, help="for one archive (7200)")
@@ -87,6 +87,10 @@ def _print_plan(task: Task, todo: Sequence[str]) -> None:
         sizes = [archive.bytes for archive in copy.archives if archive.role == role]
         if sizes:
             print(f"  {role}: {len(sizes)} archives, {sum(sizes) / _GIGA:.1f} GB")
+    lacking = gaps(copy.archives)
+    if lacking:
+        more = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
+        print(f"  not there, by the numbers: {', '.join(lacking[:_SHOWN])}{more}")
     if copy.videos:
         print(f"  {len(copy.videos)} loose videos")
     for file in copy.annotations:
@@ -111,6 +115,9 @@ def _print_summary(root: Path, summary: Mapping[str, Any]) -> None:
         videos, missing = summary["videos"][split], summary["missing"][split]
         if videos or missing:
             print(f"{split}: {videos} videos; {missing} rows have no file (missing.csv)")
+    empty = summary["archives"]["without_videos"]
+    if empty:
+        print(f"no videos in {len(empty)} archives (summary.json): {', '.join(empty[:_SHOWN])}")
     left_out = sum(map(len, summary["archives"]["members_left_out"].values()))
     print(f"left out: {summary['ignored']} files (ignored.txt), {left_out} members (summary.json)")
     quoted = shlex.quote(str(root))

@@ -119,6 +119,7 @@ def _summary(task: Task, found: Match, failed: Sequence[Record]) -> dict[str, An
             "files": sum(record.values["files"] for record in done),
             "bytes": sum(record.values["bytes"] for record in done),
             "failed": {record.item: record.error for record in failed},
+            "without_videos": [record.item for record in done if not record.values["files"]],
             "members_left_out": {item: names for item, names in left_out.items() if names},
         },
         "classes_without_videos": {

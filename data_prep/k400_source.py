@@ -130,6 +130,24 @@ def role_of(path: str) -> str:
     return "other"
 
 
+def gaps(archives: Sequence[Archive]) -> list[str]:
+    """Which numbers are left out where names go on counting: `train/part_17.tar.gz`.
+
+    The last one cannot be known to be the last: only what lies between the first and it.
+    """
+    numbers: dict[tuple[str, str], set[int]] = {}
+    for archive in archives:
+        counted = re.fullmatch(r"(.*?)(\d+)(\.\D+)", archive.path)
+        if counted:
+            numbers.setdefault((counted[1], counted[3]), set()).add(int(counted[2]))
+    return [
+        f"{start}{number}{end}"
+        for (start, end), found in numbers.items()
+        for number in range(min(found), max(found))
+        if number not in found and len(found) > 1
+    ]
+
+
 def read_annotations(files: Sequence[Path], *, any_class: bool = False) -> dict[str, Clip]:
     """The clips that the csv files list, by YouTube id.
 

@@ -71,11 +71,12 @@ def plan(
     if not copy.archives and not copy.videos:
         raise DataError(f"{source}: holds neither archives nor videos; check the folder")
     if annotations is not None:
-        copy.annotations = find_copy(annotations.absolute()).annotations
+        file = annotations.absolute()
+        copy.annotations = [file] if file.is_file() else find_copy(file).annotations
     if not copy.annotations:
         raise DataError(
             f"{annotations or source}: holds no annotations, csv files with the columns youtube_id,"
-            "time_start,time_end; add them, or list a class tree with `index --label-from folder`"
+            "time_start,time_end; add them, unpacked, or list a class tree with `index`"
         )
     clips = read_annotations(copy.annotations)
     return Task(copy, out, videos, _targets(copy.archives, as_tars), clips, as_tars)

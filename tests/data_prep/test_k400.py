@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from data_prep import archives as archives_module
 from data_prep import k400_unpack
 from data_prep.__main__ import main
 from data_prep.archives import unpack_archive
-from data_prep.k400_source import find_copy, match, read_annotations, role_of
+from data_prep.k400_source import find_copy, gaps, match, read_annotations, role_of
 from tests.data_prep.kinetics_copy import (
     digests,
     file_name,
@@ -159,25 +160,12 @@ def test_a_dry_run_writes_nothing(
     assert not (tmp_path / "root").exists()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "html", "empty", "more behind"])
 def test_a_damaged_archive_is_named_and_the_rest_goes_on(
-    source: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archive, out = source / "train/part_2.tar.gz", tmp_path / "root"
     good = archive.read_bytes()
-    if damage == "truncated":
-        truncate(archive)
-    else:
-        flipped = bytearray(good)
-        flipped[-6] ^= 1  # in the checksum
-        archive.write_bytes(
-            {
-                "flipped": bytes(flipped),
-                "html": b"<html>404</html>" * 100,
-                "empty": b"",
-                "more behind": good + gzip.compress(tar_of({"x.mp4": b"x"})),
-            }[damage]
-        )
+    truncate(archive)
     assert k400(source, out) == 3
     printed = capsys.readouterr().out
     assert f"failed: {archive}: cannot be unpacked" in printed
@@ -239,6 +227,27 @@ def test_parts_are_counted_and_not_sorted_as_words(tmp_path: Path) -> None:
         (tmp_path / f"train_part_{number}.tar.gz").write_bytes(b"")
     paths = [archive.path for archive in find_copy(tmp_path).archives]
     assert paths == [f"train_part_{number}.tar.gz" for number in (9, 10, 100)]
+
+
+def test_archives_that_were_forgotten_are_named(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gaps(find_copy(source).archives) == []
+    (source / "train/part_2.tar.gz").rename(source / "train/part_4.tar.gz")
+    assert gaps(find_copy(source).archives) == ["train/part_2.tar.gz", "train/part_3.tar.gz"]
+    assert k400(source, tmp_path / "root", "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "not there, by the numbers: train/part_2.tar.gz, train/part_3.tar.gz\n" in printed
+
+
+def test_an_archive_without_videos_is_named(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (source / "kinetics400.tar.gz").write_bytes(gzip.compress(tar_of({"train.csv": b"x"})))
+    assert k400(source, tmp_path / "root") == 0
+    printed = capsys.readouterr().out
+    assert "no videos in 1 archives (summary.json): kinetics400.tar.gz\n" in printed
+    assert "1 members (summary.json)" in printed
 
 
 @pytest.mark.parametrize(
@@ -329,6 +338,9 @@ def test_annotations_of_five_columns_and_from_another_folder(source: Path, tmp_p
     assert k400(source, out) == 3
     assert k400(source, out, "--annotations", folder) == 0
     assert (len(read_manifest(out, "train")), len(read_manifest(out, "val"))) == (12, 4)
+    assert k400(source, tmp_path / "one", "--annotations", folder / "train.csv") == 0
+    assert len(read_manifest(tmp_path / "one", "train")) == 12
+    assert not (tmp_path / "one/val.csv").exists()
 
 
 def _annotations(tmp_path: Path, **files: str) -> list[Path]:
@@ -532,6 +544,26 @@ def test_an_archive_that_would_fill_the_disk_is_refused(
     archive.write_bytes(gzip.compress(tar_of({f"{n}.mp4": bytes(1 << 19) for n in range(8)})))
     with pytest.raises(DataError, match=r"bomb.tar.gz: cannot be unpacked \(it would unpack to"):
         unpack_archive(archive, tmp_path / "out", as_tar=as_tar)
+    assert list(tmp_path.iterdir()) == [archive]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda good: good[:-6] + bytes([good[-6] ^ 1]) + good[-5:], "CRC check failed"),
+        (lambda good: good + gzip.compress(tar_of({"y.mp4": b"y"})), "goes on after the end"),
+        (lambda good: b"BZh9" + good, "packed with something else than gzip"),
+        (lambda good: b"<html>404</html>" * 100, "invalid header"),
+        (lambda good: b"", "empty file"),
+    ],
+)
+def test_what_is_no_whole_archive_is_refused_with_the_reason(
+    tmp_path: Path, damage: Callable[[bytes], bytes], reason: str
+) -> None:
+    archive = tmp_path / "x.tar.gz"
+    archive.write_bytes(damage(gzip.compress(tar_of({"x.mp4": b"x"}))))
+    with pytest.raises(DataError, match=rf"x.tar.gz: cannot be unpacked \(.*{reason}"):
+        unpack_archive(archive, tmp_path / "x")
     assert list(tmp_path.iterdir()) == [archive]
 
 
