@@ -23,17 +23,24 @@ import numpy as np
 
 from videogn.errors import WeightsError
 
-_MAX_BYTES = 2**31  # 6 times a ResNet-101 with its momentum
+MAX_FILE_BYTES = 2**31  # 6 times a ResNet-101 with its momentum
 _MAX_OPCODES = 1_000_000  # 40 times the same; each can turn one byte into a dict of 64
+_WRAPPERS = ("blobs", "model")
 _OPCODES = {opcode.code.encode("latin1"): opcode for opcode in pickletools.opcodes}
 _DTYPE = re.compile(r"[<>|=]?[fiub][1248]")  # no "O": an object array holds arbitrary objects
 
 
 def load_numeric_pickle(path: str | Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a pickled dict, or of its entry "blobs": native byte order, C order.
+    """Returns the arrays of a pickled dict; see `read_numeric_pickle`."""
+    return read_numeric_pickle(path)[0]
 
-    Files of Python 2 and 3, protocols 0 to 5, numpy 1 and 2. Byte strings of Python 2 are read as
-    latin1. Values that are no arrays (a learning rate, a step) are left out.
+
+def read_numeric_pickle(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns the arrays and the texts of a pickled dict: native byte order, C order.
+
+    The arrays may be in its entry "blobs" (Caffe2) or "model" (Detectron2); the texts are those
+    beside that entry. Files of Python 2 and 3, protocols 0 to 5, numpy 1 and 2. Byte strings of
+    Python 2 are read as latin1. Other values (a learning rate, a step) are left out.
 
     Raises:
         WeightsError: the file is too large, is cut short, asks for anything but a dict of
@@ -41,10 +48,10 @@ def load_numeric_pickle(path: str | Path) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise WeightsError(f"{path}: larger than the {_MAX_BYTES} bytes read of a pickle")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise WeightsError(f"{path}: larger than the {MAX_FILE_BYTES} bytes read of a pickle")
         data = path.read_bytes()
-        return _arrays(_Machine().run(BytesIO(data)), max_bytes=len(data))
+        return _content(_Machine().run(BytesIO(data)), max_bytes=len(data))
     except _RefusedError as error:
         raise WeightsError(f"{path}: refused, the pickle holds {error}") from None
     except (ValueError, TypeError, LookupError, OverflowError) as error:  # of values, stack, memo
@@ -118,7 +125,20 @@ def _empty_bytes() -> bytes:
     return b""
 
 
+def _ordered_dict(items: Any = ()) -> dict[str, Any]:
+    """Stands for `collections.OrderedDict`; every dict keeps its order."""
+    if not isinstance(items, list) and items != ():
+        raise _RefusedError("an OrderedDict of something that is not a list")
+    made: dict[str, Any] = {}
+    for pair in items:
+        if type(pair) not in (list, tuple) or len(pair) != 2:
+            raise _RefusedError("an item of a dict that is not a pair")
+        _update(made, list(pair))
+    return made
+
+
 _GLOBALS: dict[str, object] = {
+    "collections OrderedDict": _ordered_dict,
     "numpy ndarray": _NDARRAY,
     "numpy dtype": _dtype,
     "_codecs encode": _encode,
@@ -283,11 +303,18 @@ def _update(target: object, items: list[Any]) -> None:
         target[key] = value
 
 
-def _arrays(top: object, *, max_bytes: int) -> dict[str, np.ndarray]:
-    """Returns the arrays in the top level dict, or in its entry "blobs"."""
-    blobs = top.get("blobs", top) if isinstance(top, dict) else top
+def _content(top: object, *, max_bytes: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns the arrays in the top level dict, or in its entry of arrays, and its texts."""
+    blobs, texts = top, {}
+    if isinstance(top, dict):
+        blobs = next((top[key] for key in _WRAPPERS if key in top), top)
+        texts = {key: text for key, text in top.items() if isinstance(text, str)}
     if not isinstance(blobs, dict):
         raise _RefusedError("no dict of arrays at its top level")
+    return _arrays(blobs, max_bytes=max_bytes), texts
+
+
+def _arrays(blobs: dict[str, Any], *, max_bytes: int) -> dict[str, np.ndarray]:
     arrays = {name: value for name, value in blobs.items() if isinstance(value, _Array)}
     for name, array in arrays.items():
         if not isinstance(array.data, str | bytes | bytearray):
@@ -301,7 +328,7 @@ def _materialize(name: str, array: _Array) -> np.ndarray:
     if array.dtype is None:
         _refuse_array(name, "without content")
     sizes = array.shape if isinstance(array.shape, tuple) and len(array.shape) <= 8 else (-1,)
-    if not all(type(size) is int and 0 <= size <= _MAX_BYTES for size in sizes):
+    if not all(type(size) is int and 0 <= size <= MAX_FILE_BYTES for size in sizes):
         _refuse_array(name, "with an impossible shape")
     data = array.data.encode("latin1") if isinstance(array.data, str) else array.data
     dtype = np.dtype(array.dtype.code).newbyteorder(array.dtype.byte_order)  # type: ignore[arg-type]
