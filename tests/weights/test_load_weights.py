@@ -223,12 +223,6 @@ def test_detectron_without_the_entry_blobs(tmp_path: Path) -> None:
     assert all(torch.equal(flat[name], blobs[name]) for name in flat)
 
 
-def test_folded_batch_norm_is_refused(tmp_path: Path) -> None:
-    blobs = {k.replace("_gn_", "_bn_"): v for k, v in detectron_blobs().items()}
-    with pytest.raises(WeightsError, match=r"R-14-GN\.pkl: batch norm of Caffe2.*use R-50-GN\.pkl"):
-        read_weights(detectron_file(tmp_path, blobs))
-
-
 @pytest.mark.parametrize("blobs", [{"W": np.zeros(3, np.float32)}, {"lr": 0.1}])
 def test_a_pickle_of_another_layout_is_refused(blobs: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"R-14-GN\.pkl: .*layout that is known"):

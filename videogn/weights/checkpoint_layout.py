@@ -3,43 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from videogn.errors import WeightsError
-from videogn.model.i3d import complete_fingerprint
-from videogn.weights.source import RGB, SourceWeights, float_tensors, norm_kind
+from videogn.weights.content import Content
+from videogn.weights.source import RGB, SourceNorm, SourceWeights, norm_kind
 
-_KEYS = frozenset(("model", "fingerprint", "config", "classes"))
-
-
-def is_checkpoint(state: Mapping[str, Any]) -> bool:
-    """Returns whether a loaded file has the entries of a checkpoint of ours."""
-    return state.keys() >= _KEYS
+_BESIDE = frozenset(("fingerprint", "config", "classes"))
 
 
-def read_checkpoint(state: Mapping[str, Any]) -> SourceWeights:
+def is_checkpoint(content: Content) -> bool:
+    """Returns whether beside the weights lies what a checkpoint of ours has there."""
+    return content.extras.keys() >= _BESIDE
+
+
+def read_checkpoint(content: Content) -> SourceWeights:
     """Returns the weights, the classes and the normalization of pixels of a checkpoint.
 
-    Args:
-        state: the dict of the file; `config["data"]` has `mean` and `std` as 3 floats, RGB.
+    A safetensors file of ours has the same entries in its metadata. `config["data"]` has `mean` and
+    `std` as 3 floats, RGB.
 
     Raises:
         WeightsError: an entry is not what a run writes.
     """
-    model, fingerprint, classes = state["model"], state["fingerprint"], state["classes"]
-    if not isinstance(model, Mapping) or not isinstance(fingerprint, dict):
-        raise WeightsError("the checkpoint's `model` or `fingerprint` is not a dict")
+    fingerprint, classes = content.extras["fingerprint"], content.extras["classes"]
+    if not isinstance(fingerprint, dict):
+        raise WeightsError("the checkpoint's `fingerprint` is not a dict")
     if not isinstance(classes, list | tuple) or not all(isinstance(c, str) for c in classes):
         raise WeightsError("the checkpoint's `classes` is not a list of names")
-    tensors = float_tensors(model)
+    norm: SourceNorm = norm_kind(content.tensors)
+    if norm == "bn" and fingerprint.get("norm") == "FrozenBatchNorm3d":
+        norm = "frozen_bn"
+    mean, std = _rgb(content.extras["config"], "mean"), _rgb(content.extras["config"], "std")
     return SourceWeights(
-        tensors=tensors,
-        norm=norm_kind(tensors),
-        mean=_rgb(state["config"], "mean"),
-        std=_rgb(state["config"], "std"),
+        tensors=dict(content.tensors),
+        norm=norm,
+        mean=mean,
+        std=std,
         classes=tuple(classes),
         layout="videogn",
-        fingerprint=complete_fingerprint(fingerprint),
+        fingerprint=fingerprint,
+        pixels=f"RGB on [0, 1], mean {mean}, std {std}",
+        container=content.container,
     )
 
 

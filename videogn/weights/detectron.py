@@ -1,94 +1,66 @@
-"""Detectron's group norm ResNets, `R-50-GN.pkl` and `R-101-GN.pkl`: what the paper inflated."""
+"""Detectron's ImageNet ResNets: `R-50-GN.pkl`, which the paper inflated, and MSRA's `R-50.pkl`."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from videogn.weights.caffe2_names import (
+    canonical_blobs,
+    has_caffe2_names,
+    is_folded,
+    with_fixed_statistics,
+    without_conv_biases,
+)
+from videogn.weights.content import Content
+from videogn.weights.pixels import (
+    CAFFE_MEAN,
+    CAFFE_PIXELS,
+    CAFFE_STD,
+    stem_from_bgr,
+    stem_from_raw,
+)
+from videogn.weights.source import SourceNorm, SourceWeights
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from videogn.errors import WeightsError
-from videogn.weights.source import SourceWeights, norm_kind
-
-# Detectron's PIXEL_MEANS, (102.9801, 115.9465, 122.7717) for B, G, R of 0..255, in our terms
-MEAN = (122.7717 / 255, 115.9465 / 255, 102.9801 / 255)
-# Its std is 1 and absorbed in conv1. Any std here is exact as long as conv1 is scaled by it; that
-# of the Kinetics models (57.375 of 255) keeps pixels and kernels at their natural scale.
-STD = (0.225, 0.225, 0.225)
-
-_BRANCHES = {"a": "1", "b": "2", "c": "3"}
-_PARAMETERS = {"w": "weight", "s": "weight", "b": "bias"}
-_HEAD = {"pred_w": "fc.weight", "pred_b": "fc.bias"}
+EPS = 1e-5
 
 
-def read_detectron(blobs: Mapping[str, np.ndarray]) -> SourceWeights:
-    """Returns the weights of a Detectron group norm ResNet, for RGB input.
-
-    The files take raw BGR minus a mean. GroupNorm has 32 groups and eps 1e-5, the stride is in the
-    3x3 convolution (STRIDE_1X1 False), as ours is, and the pool after the stem is padded by 1
-    (`stem_pool_padding`). Names that are not understood are kept, so that loading reports them.
-
-    Args:
-        blobs: Caffe2's names -> arrays; kernels (O, I, h, w).
-
-    Raises:
-        WeightsError: another layout, or batch norm folded into a scale and shift.
-    """
-    affine = [name for name in blobs if re.search(r"_bn_(s|b)$", name)]
-    if affine:
-        raise WeightsError(
-            f"batch norm of Caffe2 ({affine[0]} and {len(affine) - 1} more), which Detectron's "
-            "R-50.pkl holds folded into a scale and shift, is not read; use R-50-GN.pkl for group "
-            "norm or resnet50 for batch norm"
-        )
-    tensors = {
-        _canonical(name): torch.from_numpy(blob.astype(np.float32))
-        for name, blob in blobs.items()
-        if not name.endswith("_momentum") and name not in ("lr", "model_iter")
-    }
-    if "conv1.weight" not in tensors or "norm1.weight" not in tensors:
-        first = ", ".join(list(blobs)[:3])
-        raise WeightsError(
-            f"not a layout that is known, which has conv1_w and conv1_gn_s; it begins {first}"
-        )
-    tensors["conv1.weight"] = _for_normalized_rgb(tensors["conv1.weight"])
-    return SourceWeights(
-        tensors=tensors,
-        norm=norm_kind(tensors),
-        mean=MEAN,
-        std=STD,
-        classes=None,
-        layout="detectron",
-        fingerprint={"norm": "GroupNorm", "eps": 1e-5, "groups": 32},
+def is_detectron(content: Content) -> bool:
+    """Returns whether it has Caffe2's names of a network of images that Detectron used."""
+    names = content.tensors
+    return (
+        has_caffe2_names(names)
+        and not any(tensor.ndim == 5 for tensor in names.values())
+        and not any(name.endswith(("_bn_rm", "_bn_riv")) for name in names)
     )
 
 
-def _for_normalized_rgb(stem: Tensor) -> Tensor:
-    """Returns the stem (O, 3, h, w) for (x / 255 - MEAN) / STD in RGB, given that for raw BGR."""
-    if stem.ndim != 4 or stem.shape[1] != 3:
-        raise WeightsError(f"conv1_w is {tuple(stem.shape)}; expected (channels, 3, height, width)")
-    return stem.flip(1) * (255 * torch.tensor(STD)).view(3, 1, 1)
+def read_detectron(content: Content) -> SourceWeights:
+    """Returns the weights of a ResNet of Detectron, for RGB input.
 
+    All take raw BGR minus a mean, and pad the pool after the stem by 1. The group norm files have
+    32 groups and their stride in the 3x3 convolution (STRIDE_1X1 False), as ours is. MSRA's have it
+    in the 1x1, and batch norm: folded into a scale and a shift in Detectron's own file, with its
+    statistics in the copy that Detectron2 downloads. Names that are not understood are kept, so
+    that loading reports them.
 
-def _canonical(name: str) -> str:
-    """Returns our name of a blob, or `name` itself where there is none.
-
-    conv1_w -> conv1.weight, conv1_gn_s -> norm1.weight
-    res2_0_branch2a_w -> layer1.0.conv1.weight, res2_0_branch2a_gn_b -> layer1.0.norm1.bias
-    res2_0_branch1_w -> layer1.0.downsample.0.weight, ..._gn_s -> layer1.0.downsample.1.weight
+    Raises:
+        WeightsError: the first convolution does not take colors.
     """
-    if name in _HEAD:
-        return _HEAD[name]
-    match = re.fullmatch(r"(?:conv1|res([2-5])_(\d+)_branch(1|2[abc]))_(w|gn_s|gn_b)", name)
-    if match is None:
-        return name
-    stage, block, branch, kind = match.groups()
-    parameter, is_conv = _PARAMETERS[kind[-1]], kind == "w"
-    if stage is None:
-        return f"conv1.{parameter}" if is_conv else f"norm1.{parameter}"
-    prefix = f"layer{int(stage) - 1}.{int(block)}"
-    if branch == "1":
-        return f"{prefix}.downsample.{0 if is_conv else 1}.{parameter}"
-    return f"{prefix}.{'conv' if is_conv else 'norm'}{_BRANCHES[branch[-1]]}.{parameter}"
+    tensors = canonical_blobs(content.tensors)
+    is_group_norm = any("_gn_" in name for name in content.tensors)
+    norm: SourceNorm = "gn" if is_group_norm else "bn"
+    if is_folded(content.tensors):
+        norm, tensors = "frozen_bn", with_fixed_statistics(tensors, EPS)
+    tensors = without_conv_biases(tensors)
+    if "conv1.weight" in tensors:
+        tensors["conv1.weight"] = stem_from_raw(stem_from_bgr(tensors["conv1.weight"]), CAFFE_STD)
+    fingerprint = {"eps": EPS, "stride_1x1": not is_group_norm, "stem_pool_padding": 1}
+    return SourceWeights(
+        tensors=tensors,
+        norm=norm,
+        mean=CAFFE_MEAN,
+        std=CAFFE_STD,
+        classes=None,
+        layout="detectron",
+        fingerprint=fingerprint | ({"groups": 32} if is_group_norm else {}),
+        pixels=CAFFE_PIXELS,
+        container=content.container,
+    )

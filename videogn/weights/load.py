@@ -2,47 +2,46 @@
 
 from __future__ import annotations
 
-import struct
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from videogn.errors import WeightsError, WeightsMismatchError
 from videogn.model import I3DResNet, inflate_state_dict
 from videogn.model.inflate import Inflation
-from videogn.weights.checkpoint_layout import is_checkpoint, read_checkpoint
-from videogn.weights.detectron import read_detectron
+from videogn.weights.content import read_content
 from videogn.weights.files import find_weights
-from videogn.weights.pickles import load_numeric_pickle
-from videogn.weights.source import RGB, SourceWeights, is_image, norm_kind
-from videogn.weights.torchvision_layout import read_torchvision
-
-_ZIP = b"PK\x03\x04"
-_TORCH_BEFORE_1_6 = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # its magic number, pickled
-_PICKLES = (b"\x80", b"(d", b"}q")  # a protocol from 2 on; a dict of protocol 0; of protocol 1
-
-# torch has no error of its own for a damaged file: each of these was met in flipping its bytes
-_TORCH_LOAD_ERRORS = (
-    UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError,
-    AssertionError, struct.error,
-)  # fmt: skip
+from videogn.weights.layouts import read_layout
+from videogn.weights.source import RGB, SourceNorm, SourceWeights, is_image, norm_kind
 
 _HEAD = ("fc.weight", "fc.bias")
-_NORM_NAMES = {"bn": "batch norm", "gn": "group norm"}
-_FILES_WITH = {"bn": "resnet50 or resnet101", "gn": "R-50-GN.pkl or R-101-GN.pkl"}
-# What of a fingerprint may differ: the head is replaced, its window follows the crop ...
-_HEAD_ENTRIES = frozenset(("num_classes", "window"))
-# ... and a network trained on images has no time at all.
-_TIME_ENTRIES = frozenset(
-    ("kernels_t", "stem_kernel_t", "stem_stride_t", "pool1_t", "pool1_stride_t", "pool2_t")
-)
+_NORM_NAMES = {
+    "bn": "batch norm",
+    "gn": "group norm",
+    "frozen_bn": "batch norm folded into a fixed scale and shift",
+}
+_FILES_WITH = {
+    "bn": "resnet50 or resnet101",
+    "gn": "R-50-GN.pkl or R-101-GN.pkl",
+    "frozen_bn": "a file with batch norm",
+}
+# A file of batch norm fills a frozen one too: fixed statistics are what frozen means.
+_FITS = {("bn", "bn"), ("gn", "gn"), ("frozen_bn", "frozen_bn"), ("bn", "frozen_bn")}
+_KINDS: dict[str, SourceNorm] = {"FrozenBatchNorm3d": "frozen_bn", "GroupNorm": "gn"}
+# What of a fingerprint may differ: the norm is compared by kind, the head is replaced, its window
+# follows the crop ...
+_NOT_COMPARED = frozenset(("norm", "num_classes", "window"))
+# ... a network trained on images has no time at all ...
+_TIME_STRIDES = ("stem_stride_t", "pool1_t", "pool2_t")
+_TIME_ENTRIES = frozenset((*_TIME_STRIDES, "pool1_stride_t", "kernels_t", "stem_kernel_t"))
+# ... and was inflated by the paper, from its pad of 1, into a network with 0.
+_PADDING = "stem_pool_padding"
+_NORM_ENTRIES = frozenset(("eps", "groups"))  # of the norm that is not loaded
+_MAX_LINES = 60  # of a message; a file of another depth does not fit in 200 ways
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,12 @@ class LoadReport:
         total: tensors of the network to fill: all but `num_batches_tracked` and a replaced head.
         head_replaced: (classes of the file, classes of the network) if the network keeps its own
             initial classifier, else None.
-        norm: "bn" or "gn".
+        norm: of the file: "bn", "gn" or "frozen_bn".
         mean: to subtract from RGB pixels on the [0, 1] scale.
         std: to divide them by.
         classes: names of the file's classes, where it holds them.
         layout: of the file.
+        notes: in what the network differs from the one that the file was trained as.
     """
 
     file: str
@@ -71,6 +71,7 @@ class LoadReport:
     std: RGB
     classes: tuple[str, ...] | None
     layout: str
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Returns one line for the log."""
@@ -78,7 +79,8 @@ class LoadReport:
         if self.head_replaced:
             head = f"head replaced ({self.head_replaced[0]} -> {self.head_replaced[1]})"
         tensors = f"{self.matched} of {self.total} tensors"
-        return f"{tensors} from {self.file} ({self.layout}, {self.norm}), {head}"
+        line = f"{tensors} from {self.file} ({self.layout}, {self.norm}), {head}"
+        return "; ".join((line, *self.notes))
 
 
 def read_weights(source: str | Path) -> SourceWeights:
@@ -91,9 +93,9 @@ def read_weights(source: str | Path) -> SourceWeights:
         WeightsError: not found, not readable, or of no known layout.
     """
     path = find_weights(source)
-    content = _read_container(path)
+    content = read_content(path)
     try:
-        return _read_layout(content)
+        return read_layout(content)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
 
@@ -104,18 +106,23 @@ def load_weights(
     *,
     inflation: Inflation = "mean",
     classes: Sequence[str] | None = None,
+    allow_norm_mismatch: bool = False,
 ) -> LoadReport:
     """Fills `model` in place from a file of any known layout, and returns what was loaded.
 
     Strict: every tensor of the network is filled and every tensor of the file used. The one
     exception is the classifier: an image network's, one of another size, or one of our own for
-    other class names is left aside, and the network keeps its initial one.
+    other class names is left aside, and the network keeps its initial one. What the file or its
+    layout tells of the network trained (strides, pools, groups, eps) must be so in `model`; what
+    time does, and the padding of the first pool, may differ when images are inflated.
 
     Args:
         model: the network; its device and dtype stay.
         source: a path, or a name in `videogn.weights.files.KNOWN`.
         inflation: how a 2-D kernel gets its frames, see `inflate_kernel`.
         classes: names of the network's classes, to be compared with those of a checkpoint.
+        allow_norm_mismatch: let batch norm's gamma and beta fill a group norm; its running
+            statistics are dropped. Not what the paper does.
 
     Raises:
         WeightsError: the file is not found or cannot be read.
@@ -126,14 +133,14 @@ def load_weights(
     state = model.state_dict()
     wanted = {k: tensor for k, tensor in state.items() if not k.endswith(".num_batches_tracked")}
     try:
-        _check_norm(weights.norm, norm_kind(wanted))
-        _check_fingerprint(model, weights)
+        tensors, notes = _for_norm(weights, _norm_of(model), allow_norm_mismatch)
+        notes += _check_fingerprint(model, weights, compare_norm=not notes)
         inflated = weights.is_image and not is_image(wanted)
         keeps_head = not inflated and _same_head(weights, wanted, classes)
         file_classes, shapes = _shapes_to_read(weights, wanted, keeps_head)
-        filled = inflate_state_dict(weights.tensors, shapes, inflation)
+        filled = inflate_state_dict(tensors, shapes, inflation)
     except WeightsMismatchError as error:
-        raise WeightsMismatchError(f"{path.name}: {error}") from None
+        raise WeightsMismatchError(f"{path.name}: {_capped(str(error))}") from None
     if not keeps_head:
         filled = {name: tensor for name, tensor in filled.items() if name not in _HEAD}
     model.load_state_dict(state | filled)
@@ -147,69 +154,78 @@ def load_weights(
         std=weights.std,
         classes=weights.classes,
         layout=weights.layout,
+        notes=notes,
     )
 
 
-def _read_container(path: Path) -> Mapping[str, Any]:
-    """Returns the dict in a file: of arrays from a pickle, of anything plain from a torch file."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(_TORCH_BEFORE_1_6))
-        if not start.startswith((_ZIP, _TORCH_BEFORE_1_6)):
-            if start.startswith(_PICKLES):
-                return load_numeric_pickle(path)
-            raise WeightsError(f"{path}: neither a file of torch.save nor a pickle")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error})") from error
-    except _TORCH_LOAD_ERRORS as error:
-        raise WeightsError(
-            f"{path}: damaged, or holds more than tensors and plain values, and is then not opened "
-            "because it could run code"
-        ) from error
-    if not isinstance(content, Mapping):
-        raise WeightsError(f"{path}: holds a {type(content).__name__} instead of a dict of tensors")
-    return content
+def _norm_of(model: I3DResNet) -> SourceNorm:
+    return _KINDS.get(type(model.norm1).__name__) or norm_kind(model.state_dict())
 
 
-def _read_layout(content: Mapping[str, Any]) -> SourceWeights:
-    if not content:
-        raise WeightsError("no tensors in it, or not where a layout that is known has them")
-    if any(isinstance(value, np.ndarray) for value in content.values()):
-        return read_detectron(content)
-    if is_checkpoint(content):
-        return read_checkpoint(content)
-    return read_torchvision(content)
+def _for_norm(
+    weights: SourceWeights, here: SourceNorm, allow_mismatch: bool
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Returns the tensors for a network with the norm `here`, and what to say of it.
+
+    Raises:
+        WeightsMismatchError: the file's norm cannot fill it.
+    """
+    if (weights.norm, here) in _FITS:
+        return weights.tensors, ()
+    if (weights.norm, here) == ("bn", "gn") and allow_mismatch:
+        kept = {k: v for k, v in weights.tensors.items() if ".running_" not in k}
+        return kept, ("gamma and beta are those of batch norm, whose statistics were dropped",)
+    advice = f"use {_FILES_WITH[here]} instead"
+    if (weights.norm, here) == ("bn", "gn"):
+        advice += ", or keep its gamma and beta with model.init_allow_norm_mismatch=true"
+    if weights.norm == "frozen_bn":
+        advice = "train with model.norm.kind=frozen_bn"
+    raise WeightsMismatchError(
+        f"trained with {_NORM_NAMES[weights.norm]}, but the network has {_NORM_NAMES[here]}; "
+        f"{advice}"
+    )
 
 
-def _check_norm(file: str, here: str) -> None:
-    if file != here:
-        raise WeightsMismatchError(
-            f"trained with {_NORM_NAMES[file]}, but the network has {_NORM_NAMES[here]}; use "
-            f"{_FILES_WITH[here]} instead"
-        )
-
-
-def _check_fingerprint(model: I3DResNet, weights: SourceWeights) -> None:
-    """Compares all that the file says of the function its weights compute.
+def _check_fingerprint(
+    model: I3DResNet, weights: SourceWeights, *, compare_norm: bool
+) -> tuple[str, ...]:
+    """Compares all that the file says of the function its weights compute; returns what to say.
 
     Raises:
         WeightsMismatchError: the network computes another one.
     """
     file, here = weights.fingerprint or {}, model.fingerprint()
-    ignored = _HEAD_ENTRIES | (_TIME_ENTRIES if weights.is_image else frozenset())
-    values = [
-        f"{name} is {_brief(file[name])} in the file and {_brief(here[name])} here"
-        for name in sorted((file.keys() & here.keys()) - ignored)
-        if file[name] != here[name]
-    ]
-    if values:
-        raise WeightsMismatchError(f"trained as another network: {', '.join(values)}")
+    ignored = _NOT_COMPARED | (frozenset() if compare_norm else _NORM_ENTRIES)
+    notes: tuple[str, ...] = ()
+    inflated = weights.is_image and not is_image(model.state_dict())
+    if inflated or (weights.is_image and all(file.get(name) == 1 for name in _TIME_STRIDES)):
+        ignored |= _TIME_ENTRIES
+    differ = [name for name in sorted((file.keys() & here.keys()) - ignored)
+              if file[name] != here[name]]  # fmt: skip
+    if inflated and _PADDING in differ:
+        differ.remove(_PADDING)
+        notes = (_difference(_PADDING, file, here),)
+    if differ:
+        listed = ", ".join(_difference(name, file, here) for name in differ)
+        raise WeightsMismatchError(f"trained as another network: {listed}")
+    return notes
+
+
+def _difference(name: str, file: Mapping[str, object], here: Mapping[str, object]) -> str:
+    return f"{name} is {_brief(file[name])} in the file and {_brief(here[name])} here"
 
 
 def _brief(value: object) -> str:
     """Returns a value for a message; the groups of a ResNet are a list of 53."""
     return textwrap.shorten(str(value), 70, placeholder=" ...")
+
+
+def _capped(message: str) -> str:
+    """Returns the first lines of a message and how many are left out."""
+    lines = message.split("\n")
+    if len(lines) <= _MAX_LINES:
+        return message
+    return "\n".join([*lines[:_MAX_LINES], f"  and {len(lines) - _MAX_LINES} more"])
 
 
 def _same_head(
