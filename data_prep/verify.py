@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -220,13 +220,15 @@ def _write_split(
     root: Root, split: str, table: Columns, records: Records, *, drop_bad: bool
 ) -> None:
     kept = [name for name in table.strings if name not in COLUMNS]
+    at = kept.index("path")
 
-    rows = []
-    for fields in zip(*(table.strings[name] for name in kept), strict=True):
-        record = records.get(fields[kept.index("path")])
-        if not (drop_bad and record is not None and not record.ok):
-            rows.append([*fields, *fields_of(record)])
-    write_rows(root.path / f"{split}.csv", [*kept, *COLUMNS], rows)
+    def rows() -> Iterator[list[str]]:
+        for fields in zip(*(table.strings[name] for name in kept), strict=True):
+            record = records.get(fields[at])
+            if not (drop_bad and record is not None and not record.ok):
+                yield [*fields, *fields_of(record)]
+
+    write_rows(root.path / f"{split}.csv", [*kept, *COLUMNS], rows())
 
 
 def fields_of(record: Record | None) -> list[str]:
