@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from data_prep import work
+from data_prep import crew
 from data_prep.journal import (
     Record,
     Records,
@@ -187,7 +187,7 @@ def test_a_second_process_on_a_journal_is_refused(tmp_path: Path) -> None:
 def test_a_machine_that_kills_every_process_ends_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work, "_MAX_LOSSES", 3)
+    monkeypatch.setattr(crew, "_MAX_LOSSES", 3)
     items = [f"leave.{number}" for number in range(9)]
     with pytest.raises(DataError, match="3 processes in a row were lost, the last by exit code 7"):
         run_all(items, act, journal=tmp_path / "w.jsonl", jobs=1, timeout=20)
