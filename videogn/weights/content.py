@@ -75,11 +75,12 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor], Mapping[str, Any]]:
     if is_torch_file(path, start):
         state, extras = _unwrap(path, load_torch_file(path))
         return "torch", float_tensors(path, state, max_bytes=16 * size + 2**26), extras
+    # a header below 4 GiB and its JSON; before pickles, whose first byte a length may have too
+    if start[4:9] == b"\0\0\0\0{":
+        return "safetensors", *_load_safetensors(path, size, start)
     if start.startswith(_PICKLES):
         arrays, texts = read_numeric_pickle(path)
         return "pickle", _from_arrays(arrays), texts
-    if start[8:9] == b"{":
-        return "safetensors", *_load_safetensors(path, size, start)
     raise WeightsError(
         f"{path}: neither a file of torch.save nor a pickle, an npz or a safetensors file"
     )
