@@ -55,6 +55,7 @@ class ModelConfig:
     stem_pool_padding: int = 0
     init: str | None = None
     inflation: Literal["mean", "center"] = "mean"
+    init_allow_norm_mismatch: bool = False
     norm: NormConfig = field(default_factory=NormConfig)
     recompute: Literal["none"] = "none"
 

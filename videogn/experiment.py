@@ -136,6 +136,7 @@ class _Run:
                 model,
                 self.config.model.init,
                 inflation=self.config.model.inflation,
+                allow_norm_mismatch=self.config.model.init_allow_norm_mismatch,
                 classes=classes,
             )
             self.origin = f"init: {report}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -356,11 +355,8 @@ def test_group_norm_never_fills_batch_norm(tmp_path: Path) -> None:
 def test_a_safetensors_header_may_begin_like_a_pickle(tmp_path: Path) -> None:
     """Its first byte is the lowest of the header's length, and 0x80 is that of a pickle."""
     state = {"bn1.weight": torch.ones(1), "conv1.weight": torch.ones(1)}
-    save_file(state, tmp_path / "a", metadata={"format": "pt"})
-    (length,) = struct.unpack("<Q", (tmp_path / "a").read_bytes()[:8])
-    state |= {f"layer1.{'0' * i}": torch.ones(1) for i in range(4)}
     for pad in range(256):
-        save_file(state, tmp_path / "a", metadata={"format": "p" * (length % 8 + pad)})
+        save_file(state, tmp_path / "a", metadata={"format": "p" * pad})
         if (tmp_path / "a").read_bytes()[0] == 0x80:
             break
     assert (tmp_path / "a").read_bytes()[0] == 0x80
