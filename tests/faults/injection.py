@@ -85,10 +85,10 @@ def inject(faults: Sequence[Fault], folder: Path, *, num_workers: int = 2) -> li
     return outcomes
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
-    """One line a group: how many faults were injected, survived and lost."""
-    injected = Counter(outcome.fault.group for outcome in outcomes)
-    lost = Counter(outcome.fault.group for outcome in outcomes if outcome.problem)
+def table(outcomes: Sequence[tuple[str, str]]) -> str:
+    """One line a group, of (group, problem): faults injected, survived and lost."""
+    injected = Counter(group for group, _ in outcomes)
+    lost = Counter(group for group, problem in outcomes if problem)
     lines = [f"{'fault':28} {'injected':>8} {'survived':>8} {'lost':>6}"]
     for group, count in [*injected.items(), ("all", len(outcomes))]:
         gone = lost.total() if group == "all" else lost[group]

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,13 +14,17 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.faults.injection import inject
+from tests.faults.lists import list_faults, problem_of
 from tests.faults.media import Originals, faults, hostile_texts, write_gray
+from tests.test_experiment import make_root, words
 from tests.videos import SIDE, write_numbered
+from videogn import build, cli
 from videogn.data.dataset import ClipSpec, TrainClips, clip_loader, keyed_batches
 from videogn.data.decode import VideoReader, open_video
 from videogn.data.frame_index import FrameIndex
@@ -78,6 +83,30 @@ def test_an_injection_that_comes_out_otherwise_is_lost(
     assert "was refused, it does not begin like" in found[1]
     assert "was refused since it does not begin like" in found[2]
     assert "instead of" in found[3]
+
+
+def test_faults_of_a_list_are_refused_with_their_place(tmp_path: Path) -> None:
+    found = [problem_of(x, tmp_path / str(number)) for number, x in enumerate(list_faults())]
+    assert len(found) == 28
+    assert [problem for problem in found if problem] == []
+
+
+def die_in_a_worker(path: Path, **options: Any) -> VideoReader:
+    if Path(path).name == "train_1.mp4":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return open_video(path, **options)
+
+
+def test_a_run_that_loses_a_worker_ends_with_3_and_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_root(tmp_path / "data", train=4, val=1, classes=["a", "b"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(build, "open_video", die_in_a_worker)
+    assert cli.main(words(root, "data.num_workers=1", "optim.max_steps=4")) == 3
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+    assert "a loader worker was killed" in line
+    assert line.endswith(str(root / "videos" / "train_1.mp4"))
 
 
 @pytest.mark.parametrize("change", ["deleted", "replaced", "damaged", "shorter"])
