@@ -850,6 +850,20 @@ def test_what_is_wrong_is_said_before_anything_is_written(
     assert list(here.iterdir()) == []
 
 
+def test_a_training_video_in_validation_is_refused(
+    root: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leaky = here / "leaky"
+    shutil.copytree(root, leaky)
+    with (leaky / "val.csv").open("a", encoding="utf-8", newline="") as file:
+        file.write("videos/train_3.mp4,down\r\n")
+    assert cli.main(words(leaky)) == 3
+    message = capsys.readouterr().err
+    assert "train.csv:5" in message
+    assert "is also in validation" in message
+    assert not Path("runs").exists()
+
+
 def test_a_signal_during_the_final_test_ends_with_130_too(root: Path, here: Path) -> None:
     """The last checkpoint is saved by then, and the same command goes on with the test."""
     (here / "stopped.py").write_text(

@@ -17,6 +17,7 @@ from videogn import build
 from videogn.config import Config, to_dict
 from videogn.data.dataset import BadVideo, ClipBatch
 from videogn.data.manifest import Manifest
+from videogn.data.splits import require_disjoint
 from videogn.engine import checkpoint, distributed
 from videogn.engine.distributed import Ranks
 from videogn.engine.evaluate import clip_error
@@ -59,6 +60,7 @@ def run_training(config: Config) -> Path:
     build.set_up_torch(config, device)
     try:
         data = {split: build.build_manifest(config, split) for split in ("train", "val")}
+        require_disjoint(data["train"], data["val"])
         found = distributed.from_main(str(_folder_to_resume(config) or ""))
         run = _Run(config, data["train"], data["val"], device, ranks)
         return run.go(Path(found) if found else None)
