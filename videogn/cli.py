@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from videogn.errors import VideognError
 
@@ -21,6 +22,9 @@ EXAMPLES = """examples:
   python run.py --cfg i3d_gn_32f.yaml optim.clips_per_gpu=2 optim.accumulate=4 optim.amp=bf16
   python run.py test --ckpt runs/x/y/checkpoints/last.pt eval.crops=three
   python run.py predict --ckpt best.pt clip.mp4 more/*.mp4 --json
+  python run.py weights R-50-GN.pkl                               what a file is, and how to use it
+  python run.py convert best.pt --to best.safetensors
+  python run.py export --ckpt best.pt --format onnx --out best.onnx --check
   python run.py report runs/
 """
 
@@ -105,9 +109,44 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     bench.add_argument("video", nargs="?", type=Path, help="footage to use; else it is made up")
     bench.add_argument("--rounds", type=_positive, default=5, help="medians of so many (5)")
     bench.set_defaults(command=_bench)
-    for command in (train, test, predict, report, demo, bench):
+
+    for command in (train, test, predict, report, demo, bench, *_weight_parsers(commands)):
         command.add_argument("--debug", action="store_true", help="a traceback with an error")
     return parser, commands.choices
+
+
+def _weight_parsers(commands: Any) -> list[argparse.ArgumentParser]:
+    """Returns the parsers of what acts on files of weights alone."""
+    convert = commands.add_parser("convert", help="weights of any layout into another")
+    convert.add_argument("source", metavar="IN", help="a file of any known layout, or a known name")
+    convert.add_argument("--to", type=Path, required=True, metavar="OUT", help="the file to write")
+    layouts = ("videogn", "safetensors", "torchvision", "pyslowfast", "pytorchvideo")
+    convert.add_argument("--layout", choices=layouts, help="else as the suffix of OUT says")
+    convert.add_argument("--cfg", help="videogn: the network's configuration, such as its run's")
+    convert.add_argument("--classes", help="videogn: a classes.txt, or kinetics400")
+    convert.add_argument("overrides", nargs="*", metavar="key=value", help="videogn: overrides")
+    convert.set_defaults(command=_convert)
+
+    export = commands.add_parser("export", help="a checkpoint as a program for other runtimes")
+    export.add_argument("--ckpt", required=True, help="a checkpoint of a run")
+    export.add_argument("--format", required=True, choices=("onnx", "torch_export"))
+    export.add_argument("--out", type=Path, required=True, metavar="FILE")
+    export.add_argument("--frames", type=_positive, help="of a clip; else as in training")
+    export.add_argument("--size", type=_size, help="pixels, 256 or 256x340 (HxW); else as trained")
+    export.add_argument("--check", action="store_true", help="run FILE and compare its logits")
+    export.set_defaults(command=_export)
+
+    weights = commands.add_parser("weights", help="what a file of weights is, and how to use it")
+    weights.add_argument("file", nargs="?", help="a file or a known name; else the known names")
+    weights.add_argument("--tensors", action="store_true", help="list them with their shapes")
+    weights.set_defaults(command=_weights)
+    return [convert, export, weights]
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Returns (height, width) of "256" or "256x340"."""
+    height, _, width = text.partition("x")
+    return _positive(height), _positive(width or height)
 
 
 def _positive(text: str) -> int:
@@ -170,6 +209,43 @@ def _demo(args: argparse.Namespace) -> int:
     from videogn.demo import run_demo
 
     print(run_demo(args.out, args.seed))
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from videogn.convert import convert
+
+    line = convert(
+        args.source,
+        args.to,
+        layout=args.layout,
+        cfg=args.cfg,
+        classes=args.classes,
+        overrides=args.overrides,
+    )
+    print(line)
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from videogn.export import export_checkpoint
+
+    line = export_checkpoint(
+        args.ckpt,
+        args.out,
+        kind=args.format,
+        num_frames=args.frames,
+        size=args.size,
+        check=args.check,
+    )
+    print(line)
+    return 0
+
+
+def _weights(args: argparse.Namespace) -> int:
+    from videogn.describe import describe, known_files
+
+    print(describe(args.file, tensors=args.tensors) if args.file else known_files())
     return 0
 
 

@@ -30,6 +30,10 @@ class CheckpointError(VideognError):
     """A checkpoint is missing, damaged, or belongs to another network."""
 
 
+class ExportError(VideognError):
+    """An exported program does not compute what the network does."""
+
+
 class DataError(VideognError):
     """The data root, a manifest or too many of its videos are unusable."""
 

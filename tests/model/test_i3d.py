@@ -538,3 +538,5 @@ def test_a_fingerprint_from_before_the_variants_is_complete_as_the_network_it_wa
         assert complete_fingerprint(then) == complete_fingerprint(fingerprint) == fingerprint
     variant = create_meta("i3d_r50_stride1x1").fingerprint()
     assert complete_fingerprint(variant) == variant
+    foreign = {"eps": 1e-5, "stride_1x1": True}
+    assert complete_fingerprint(foreign) == foreign

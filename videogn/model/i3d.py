@@ -292,8 +292,13 @@ class I3DResNet(nn.Module):
 
 
 def complete_fingerprint(stated: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a stored fingerprint with the entries that all networks shared when it was made."""
-    return {"pool1_stride_t": stated.get("pool1_t"), "stride_1x1": False, **stated}
+    """Returns a stored fingerprint with the entries that all networks shared when it was made.
+
+    One that says nothing of pools, of weights of another project, is returned as it is.
+    """
+    if "pool1_t" not in stated:
+        return dict(stated)
+    return {"pool1_stride_t": stated["pool1_t"], "stride_1x1": False, **stated}
 
 
 def create_model(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from videogn.errors import WeightsError
+from videogn.model.i3d import complete_fingerprint
 from videogn.weights.content import Content
 from videogn.weights.source import RGB, SourceNorm, SourceWeights, norm_kind
 
@@ -39,9 +40,9 @@ def read_checkpoint(content: Content) -> SourceWeights:
         norm=norm,
         mean=mean,
         std=std,
-        classes=tuple(classes),
+        classes=tuple(classes) or None,  # none in a safetensors file made of nameless weights
         layout="videogn",
-        fingerprint=fingerprint,
+        fingerprint=complete_fingerprint(fingerprint),
         pixels=f"RGB on [0, 1], mean {mean}, std {std}",
         container=content.container,
     )
