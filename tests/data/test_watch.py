@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from videogn.data.dataset import (
     keyed_batches,
     video_loader,
 )
-from videogn.data.decode import VideoReader, open_video
+from videogn.data.decode import FrameMap, VideoReader, open_video
 from videogn.data.frame_index import FrameIndex
 from videogn.data.manifest import Manifest
 from videogn.errors import DataError
@@ -94,8 +94,15 @@ FATES = {
 }
 
 
-@pytest.mark.parametrize("test", [False, True])
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize(
+    ("test", "num_workers"),
+    [
+        (False, 2),
+        (True, 1),
+        pytest.param(False, 1, marks=pytest.mark.slow),
+        pytest.param(True, 2, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("fate", FATES)
 def test_a_lost_worker_is_named_by_its_file(
     manifest: Manifest, fate: str, num_workers: int, test: bool
@@ -158,6 +165,38 @@ def test_slow_videos_and_long_pauses_are_no_reason_to_end(manifest: Manifest) ->
     next(quick)
     time.sleep(1.0)  # as a validation in between would take
     assert len(list(quick)) == 5
+
+
+def test_opening_and_reading_have_their_time_each(manifest: Manifest) -> None:
+    def opened(path: Path, *, index: FrameIndex | None) -> VideoReader:
+        time.sleep(0.45)
+        video = open_video(manifest.videos / path, index=index)
+        frames = video.frames
+
+        def slow(indices: Sequence[int], each: FrameMap | None = None) -> np.ndarray:
+            time.sleep(0.45)
+            return frames(indices, each)
+
+        video.frames = slow
+        return video
+
+    videos = EvalVideos(manifest, VIEWS, open_video=opened)
+    (views,) = video_loader(videos, [0], num_workers=1, pin=False, timeout=0.3)
+    assert not views.failure
+
+
+def test_a_worker_that_cannot_even_be_killed_is_not_waited_for(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while the kernel waits for a file system: it ignores SIGKILL."""
+    before = set(multiprocessing.active_children())
+    with monkeypatch.context() as patched:
+        patched.setattr(watch._Watch, "kill_all", lambda self: None)
+        batches = items(manifest, partial(time.sleep, 60), num_workers=1, test=True)
+        with pytest.raises(DataError, match="has kept a loader worker"):
+            list(batches)
+    for process in set(multiprocessing.active_children()) - before:
+        process.kill()
 
 
 def test_a_reader_that_gives_up_in_time_makes_a_bad_video(manifest: Manifest) -> None:
