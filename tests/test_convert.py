@@ -14,6 +14,7 @@ import torch
 
 from tests.checkpoints import CLASSES, PYSLOWFAST, write_checkpoint
 from tests.videos import write_numbered
+from tests.weights.foreign_files import VARIANTS
 from tests.weights.test_write import of_images
 from videogn import cli
 from videogn.convert import ALL_LAYOUTS, convert
@@ -89,6 +90,54 @@ def test_weights_of_images_pass_through_safetensors_to_the_bit(tmp_path: Path) -
     assert first.keys() == last.keys()
     assert all(torch.equal(first[name], last[name]) for name in first)
     assert read_weights(tmp_path / "resnet.safetensors").classes is None
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_format_that_is_read_passes_through_ours_to_the_bit(
+    name: str, tmp_path: Path
+) -> None:
+    source = VARIANTS[name].file(tmp_path)
+    convert(source, tmp_path / "ours.safetensors")
+    found, expected = read_weights(tmp_path / "ours.safetensors"), read_weights(source)
+    assert found.tensors.keys() == expected.tensors.keys()
+    for key, tensor in expected.tensors.items():
+        assert torch.equal(found.tensors[key], tensor), key
+    assert (found.norm, found.mean, found.std) == (expected.norm, expected.mean, expected.std)
+    assert found.fingerprint is not None
+    assert (expected.fingerprint or {}).items() <= found.fingerprint.items()
+    convert(tmp_path / "ours.safetensors", tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (
+        tmp_path / "ours.safetensors"
+    ).read_bytes()
+
+
+OF_IMAGES = ["torchvision", "GroupNorm-reproduce", "timm", "Detectron2 torchvision",
+             "tensorpack GN", "tensorpack BN"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_IMAGES)
+def test_image_networks_of_every_project_become_torchvisions(name: str, tmp_path: Path) -> None:
+    source = VARIANTS[name].file(tmp_path)
+    convert(source, tmp_path / "resnet.pth")
+    found, expected = read_weights(tmp_path / "resnet.pth"), read_weights(source)
+    assert found.layout == "torchvision"
+    assert found.tensors.keys() == expected.tensors.keys()
+    assert all(torch.equal(found.tensors[k], tensor) for k, tensor in expected.tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("Detectron GN", "the mean (0.48"),
+        ("Detectron MSRA", "norm is frozen_bn"),
+        ("Detectron2 MSRA", "stride_1x1 is True"),
+        ("Non-local 2-D", "the mean (0.45"),
+        ("MMAction2 I3D", "conv1.weight has 5 frames"),
+    ],
+)
+def test_what_torchvision_is_not_stays_out(name: str, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=re.escape(reason)):
+        convert(VARIANTS[name].file(tmp_path), tmp_path / "resnet.pth")
 
 
 def test_what_is_said_of_another_std(tmp_path: Path) -> None:

@@ -117,7 +117,8 @@ def _safetensors(weights: SourceWeights, extras: Mapping[str, Any]) -> bytes:
         else weights.fingerprint,
     }
     tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
-    return save(tensors, {"format": "pt", METADATA_KEY: json.dumps(about)})
+    # one entry: of several, safetensors shuffles the order, and the file would not repeat
+    return save(tensors, {METADATA_KEY: json.dumps(about, sort_keys=True)})
 
 
 def _kept(weights: SourceWeights, layout: str) -> str:

@@ -47,7 +47,7 @@ def describe(source: str | Path, *, tensors: bool = False) -> str:
         "fingerprint": _fingerprint(weights.fingerprint or {}),
         "digest": digest(stored),
         "network": _network(weights),
-        "use": _command(path, weights),
+        "use": _command(source, weights),
     }
     text = [str(path), *(f"  {name:<12}{value}" for name, value in lines.items() if value)]
     text += [f"  {'note':<12}{note}" for note in weights.notes]
@@ -57,12 +57,23 @@ def describe(source: str | Path, *, tensors: bool = False) -> str:
 
 
 def known_files() -> str:
-    """Returns the table of published files: the name that stands for each, and what it is."""
-    rows = [(name, f"{known.top1_error:g}", known.note) for name, known in KNOWN.items()]
-    rows.insert(0, ("name", "top-1 error", "what it is"))
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    lines = [f"{name:<{widths[0]}}  {error:>{widths[1]}}  {note}" for name, error, note in rows]
-    return "\n".join([*lines, "", "use one: python run.py --cfg CONFIG model.init=NAME"])
+    """Returns the table of published files: the name that stands for each, and what it is.
+
+    The errors are top-1 in percent, as published. The second line of an entry has the options that
+    fit the network to the file.
+    """
+    rows = [("name", "MB", "trained on", "error", "what it is", "")]
+    rows += [
+        (name, str(known.megabytes), known.data, f"{known.top1_error:g}", known.note, known.options)
+        for name, known in KNOWN.items()
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = []
+    for *row, note, options in rows:
+        lines.append("  ".join([*map(str.ljust, row, widths), note]))
+        lines += [f"    {options}"] if options else []
+    use = "python run.py --cfg i3d_gn_32f.yaml data.root=DATA model.init=NAME and its options"
+    return "\n".join([*lines, "", f"use one: {use}"])
 
 
 def _rounded(values: tuple[float, ...]) -> str:
@@ -95,13 +106,13 @@ def _network(weights: SourceWeights) -> str:
     return "; ".join(words) or "none of the presets"
 
 
-def _command(path: Path, weights: SourceWeights) -> str:
+def _command(path: str | Path, weights: SourceWeights) -> str:
     """Returns the one command that uses the file, empty if none does."""
     presets, inflatable = presets_of(weights), presets_by_inflation(weights)
     if weights.layout == "videogn" and presets and weights.classes:
         if weights.container == "torch":
             return f"python run.py predict --ckpt {path} VIDEO"
-        return f"python run.py convert {path} --to {path.stem}.pt"
+        return f"python run.py convert {path} --to {Path(path).stem}.pt"
     said = weights.fingerprint or {}
     network = {
         "model.width": weights.tensors["conv1.weight"].shape[0],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ ATOL = 1e-4  # of logits, in fp32: other kernels add in another order
 _BATCHES = (1, 3)  # of the check; neither is the one traced with
 _TRACED_BATCH = 2  # torch.export takes a batch of 1 for a constant
 _OPSET = 18
-_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 Run = Callable[[Tensor], Tensor]
 
@@ -58,7 +57,7 @@ def export_checkpoint(
         ExportError: the program's logits are not those of the network.
     """
     if kind == "onnx":
-        _require_packages()
+        _require_packages(["onnx", "onnxscript", *(["onnxruntime"] if check else [])])
     contents = checkpoint.load(path)
     config = config_from(contents["config"], ["device=cpu"], where=str(path))
     model = restore_model(config, contents, path).eval()
@@ -78,8 +77,8 @@ def export_checkpoint(
     return f"{out}: {kind}, clips (N, {clip.replace('x', ', ')}) -> logits, {checked}"
 
 
-def _require_packages() -> None:
-    missing = [name for name in _PACKAGES if not find_spec(name)]
+def _require_packages(names: Sequence[str]) -> None:
+    missing = [name for name in names if not find_spec(name)]
     if missing:
         raise ConfigError(
             f"format onnx needs {', '.join(missing)}; install them with pip install "
