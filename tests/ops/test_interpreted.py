@@ -1,0 +1,47 @@
+"""The Triton kernels without a GPU: tests/ops/interpreted/checks.py in a process of its own.
+
+Triton reads TRITON_INTERPRET when it is imported, and for good: set here, it would reach every
+later test of this process, those of the compiled kernels among them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
+)
+
+
+def run_checks(marked: str, at_least: int) -> None:
+    checks = HERE / "interpreted" / "checks.py"
+    options = ["-q", "-m", marked, "-p", "no:cacheprovider", "--no-header"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(checks)],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        cwd=HERE.parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed, done.stdout
+    assert int(passed[1]) >= at_least, done.stdout
+
+
+def test_under_the_interpreter() -> None:
+    run_checks("not slow", at_least=20)
+
+
+@pytest.mark.slow
+def test_the_grid_under_the_interpreter() -> None:
+    run_checks("slow", at_least=150)
