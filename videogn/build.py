@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from videogn.data.dataset import (
     keyed_batches,
     video_loader,
 )
-from videogn.data.decode import VideoReader, open_video
+from videogn.data.decode import VideoReader, import_decoder, open_video
 from videogn.data.frame_index import FrameIndex
 from videogn.data.manifest import Manifest, read_manifest
 from videogn.data.order import Stream
@@ -313,9 +312,7 @@ def _train_clips(config: Config, manifest: Manifest, *, replace_bad: bool) -> Tr
 def _opener(config: Config, manifest: Manifest) -> OpenVideo:
     """Returns what opens a path of the manifest."""
     decoder = config.data.decoder
-    # In a worker, where it is imported, the error would come with a traceback for a message.
-    if decoder != "pyav" and not find_spec(decoder):
-        raise ConfigError(f"data.decoder={decoder} is not installed; install it, or use pyav")
+    import_decoder(decoder)  # a worker's error would come with a traceback for a message
     return partial(
         _open_under, videos=manifest.videos, decoder=decoder, timeout=config.data.timeout
     )

@@ -163,12 +163,13 @@ class _Run:
             )
         require_same_classes(contents["classes"], self.train_data, path)
         schedule = build.build_schedule(self.config, len(self.train_data), self.ranks.world)
-        for key, value in _stream_of(schedule).items():
+        for key, value in self._stream(schedule).items():
             if contents["stream"][key] != value:
                 raise CheckpointError(
                     f"{path} was trained with {key}={contents['stream'][key]}, not {value}: its "
-                    "steps would mean other places in the data; change optim.accumulate or the "
-                    "number of processes to match, or start anew with resume=never"
+                    "steps would mean other places in the data; change data.clips_per_decode, "
+                    "optim.accumulate or the number of processes to match, or start anew with "
+                    "resume=never"
                 )
         state = build.build_state(self.config, model, self.device)
         # The momentum buffers are the checkpoint's; the recipe is the config's, which resume=path
@@ -324,9 +325,17 @@ class _Run:
             "config": to_dict(self.config),
             "classes": list(self.train_data.classes),
             "fingerprint": build.fingerprint(self.config, model),
-            "stream": _stream_of(schedule),
+            "stream": self._stream(schedule),
             "metrics": {"best_error": state.best_error, "losses": list(state.losses)},
             "wandb_id": self.tracker.wandb_id,
+        }
+
+    def _stream(self, schedule: Schedule) -> dict[str, int]:
+        """Returns what must stay the same for a step to mean the same place in the data."""
+        return {
+            "num_samples": schedule.num_samples,
+            "global_batch": schedule.global_batch,
+            "clips_per_decode": self.config.data.clips_per_decode,
         }
 
 
@@ -389,8 +398,3 @@ def _folder_to_resume(config: Config) -> Path | None:
             "choose another folder"
         )
     return folder
-
-
-def _stream_of(schedule: Schedule) -> dict[str, int]:
-    """Returns what must stay the same for a step to mean the same place in the data."""
-    return {"num_samples": schedule.num_samples, "global_batch": schedule.global_batch}

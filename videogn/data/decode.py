@@ -11,8 +11,10 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
+from types import ModuleType
 from typing import Literal, Protocol, Self, get_args
 
 import numpy as np
@@ -120,6 +122,19 @@ def open_video(
 
         return TorchCodecReader(path, root=root, index=index, timeout=timeout)
     raise ConfigError(f"data.decoder: {decoder!r} is no decoder; use {', '.join(DECODERS)}")
+
+
+def import_decoder(decoder: str) -> ModuleType:
+    """The library of `decoder`; ConfigError where it is not installed or does not load."""
+    library = {"pyav": "av", "torchcodec": "torchcodec.decoders"}.get(decoder, decoder)
+    try:
+        return import_module(library)
+    except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: no FFmpeg to load
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"data.decoder={decoder}: cannot be imported ({reason}); install it, with FFmpeg for "
+            "torchcodec, or use pyav"
+        ) from error
 
 
 def check_indices(indices: Sequence[int], num_frames: int, path: str) -> list[int]:

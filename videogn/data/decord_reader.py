@@ -10,8 +10,9 @@ import io
 
 import numpy as np
 
+from videogn.data.decode import import_decoder
 from videogn.data.vetted_reader import VettedReader
-from videogn.errors import ConfigError, VideoDecodeError
+from videogn.errors import VideoDecodeError
 
 
 class DecordReader(VettedReader):
@@ -20,12 +21,7 @@ class DecordReader(VettedReader):
     library = "decord"
 
     def _open(self) -> None:
-        try:
-            import decord
-        except ImportError as error:
-            raise ConfigError(
-                f"data.decoder=decord: cannot be imported ({error}); install it, or use pyav"
-            ) from error
+        decord = import_decoder("decord")
         with self._source.open() as file:
             place = io.BytesIO(file.read()) if self._source.in_archive else self._source.path
         # One thread: the loader's workers are the parallelism.

@@ -5,12 +5,10 @@ It gives wrong frames, silently, in MPEG-TS and AVI, which are refused here.
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import numpy as np
 
+from videogn.data.decode import import_decoder
 from videogn.data.vetted_reader import VettedReader
-from videogn.errors import ConfigError
 
 
 class TorchCodecReader(VettedReader):
@@ -21,14 +19,7 @@ class TorchCodecReader(VettedReader):
     reads_edit_lists = True
 
     def _open(self) -> None:
-        try:
-            decoders = import_module("torchcodec.decoders")
-        except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: no FFmpeg to load
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(
-                f"data.decoder=torchcodec: cannot be imported ({reason}); install it and FFmpeg, "
-                "or use pyav"
-            ) from error
+        decoders = import_decoder("torchcodec")
         with self._source.open() as file:
             place = file.read() if self._source.in_archive else self._source.path
         self._decoder = decoders.VideoDecoder(
