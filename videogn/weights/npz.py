@@ -39,7 +39,7 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
         OverflowError, SyntaxError, TypeError,
     ) as error:  # fmt: skip
         # of the archive, its compression, numpy's header; RuntimeError: encrypted
-        reason = str(error)[:100]
+        reason = " ".join(str(error).split())[:100]  # numpy's have three lines
         raise WeightsError(f"{path}: not an npz of arrays, or damaged ({reason})") from error
 
 
