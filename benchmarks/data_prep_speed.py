@@ -52,7 +52,7 @@ def main() -> None:
         result = measure(Path(folder), arguments)
     result["command"] = " ".join(["python benchmarks/data_prep_speed.py", *sys.argv[1:]])
     result["date"] = datetime.now(UTC).date().isoformat()
-    result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {platform.platform()}"
+    result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
     result["versions"] = f"Python {platform.python_version()}, av {av.__version__}"
     text = json.dumps(result, indent=1)
     print(text)

@@ -67,7 +67,7 @@ def measure(folder: Path, rows: int, workers: int) -> dict[str, object]:
         result[f"{method}_worker_adds_MB"] = round(max(used) - min(base), 1)
     result["command"] = " ".join(["python", "benchmarks/manifest_scale.py", *sys.argv[1:]])
     result["date"] = time.strftime("%Y-%m-%d")
-    result["machine"] = f"{platform.machine()}, {platform.system()} {platform.release()}"
+    result["machine"] = f"{platform.machine()}, {platform.system()}"
     result["versions"] = f"Python {platform.python_version()}, torch {torch.__version__}"
     return result
 
