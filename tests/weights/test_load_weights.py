@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import pickle
 import re
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
@@ -22,7 +24,8 @@ from videogn.errors import WeightsError, WeightsMismatchError
 from videogn.model import ARCHS, I3DResNet, norm_factory
 from videogn.model.norm import NormKind
 from videogn.weights import load_weights, read_weights, to_torchvision
-from videogn.weights.torchvision_layout import IMAGENET_MEAN, IMAGENET_STD
+from videogn.weights.content import METADATA_KEY
+from videogn.weights.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 CLASSES = 10
 GROUPS = {"bn": nn.BatchNorm2d, "gn": lambda channels: nn.GroupNorm(32, channels)}
@@ -229,7 +232,7 @@ def test_a_pickle_of_another_layout_is_refused(blobs: dict[str, object], tmp_pat
         read_weights(detectron_file(tmp_path, blobs))
 
 
-# ---- strictness, for every layout --------------------------------------------------------------
+# ---- strictness of our own layouts --------------------------------------------------------------
 
 
 def edited_state(edit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -243,10 +246,12 @@ def write_torchvision(folder: Path, edit: Callable[[dict[str, Any]], None]) -> P
     return torch_file(folder / "edited", edited_state(edit))
 
 
-def write_detectron(folder: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
-    state = edited_state(edit)
-    blobs = {caffe2_name(k) if "." in k else k: v.numpy() for k, v in state.items()}
-    (folder / "edited").write_bytes(python2_pickle(blobs))
+def write_safetensors(folder: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
+    """Writes a checkpoint as safetensors, what lies beside its weights as metadata."""
+    state = {canonical(k): v.contiguous() for k, v in edited_state(edit).items()}
+    content = checkpoint(video_network(image=True, **THIN))
+    beside = {key: content[key] for key in ("config", "classes", "fingerprint")}
+    save_file(state, folder / "edited", {METADATA_KEY: json.dumps(beside)})
     return folder / "edited"
 
 
@@ -256,11 +261,7 @@ def write_checkpoint(folder: Path, edit: Callable[[dict[str, Any]], None]) -> Pa
     return torch_file(folder / "edited", content)
 
 
-WRITERS = {
-    "torchvision": write_torchvision,
-    "detectron": write_detectron,
-    "videogn": write_checkpoint,
-}
+WRITERS = {"videogn": write_checkpoint, "safetensors of videogn": write_safetensors}
 TENSORS = ["layer1.0.conv2.weight", "layer3.0.bn3.bias", "layer2.0.downsample.1.weight", "fc.bias"]
 
 
@@ -297,13 +298,15 @@ def test_a_tensor_too_many_is_named(layout: str, tmp_path: Path) -> None:
         load_weights(video_network(**THIN), path)
 
 
-@pytest.mark.parametrize("layout", ["torchvision", "videogn"])
-def test_weights_that_are_not_finite_are_refused(layout: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("writer", [write_torchvision, *WRITERS.values()])
+def test_weights_that_are_not_finite_are_refused(
+    writer: Callable[..., Path], tmp_path: Path
+) -> None:
     def break_one(state: dict[str, Any]) -> None:
         state["layer1.0.bn1.bias"] = torch.full_like(state["layer1.0.bn1.bias"], torch.inf)
 
     with pytest.raises(WeightsError, match=r"NaN or infinity in layer1\.0\.norm1\.bias"):
-        read_weights(WRITERS[layout](tmp_path, break_one))
+        read_weights(writer(tmp_path, break_one))
 
 
 @pytest.mark.parametrize(
@@ -358,6 +361,20 @@ def test_checkpoint_logits(norm: NormKind, classes: list[str] | None, tmp_path: 
     assert report.head_replaced is None
     assert str(report).endswith(f"from last.pt (videogn, {norm}), head kept")
     assert report.matched == report.total == len(read_weights(path).tensors)
+
+
+def test_a_checkpoint_as_safetensors_is_the_same(tmp_path: Path) -> None:
+    content = checkpoint(filled("bn"))
+    expected = read_weights(torch_file(tmp_path / "last.pt", content))
+    beside = {key: content[key] for key in ("config", "classes", "fingerprint")}
+    save_file(expected.tensors, tmp_path / "last", {METADATA_KEY: json.dumps(beside)})
+    weights = read_weights(tmp_path / "last")
+    assert (weights.container, expected.container) == ("safetensors", "torch")
+    assert weights.classes == expected.classes == tuple(VIDEO_CLASSES)
+    assert (weights.mean, weights.std) == (expected.mean, expected.std)
+    assert all(torch.equal(weights.tensors[k], v) for k, v in expected.tensors.items())
+    report = load_weights(video_network("bn", **THIN), tmp_path / "last", classes=VIDEO_CLASSES)
+    assert (report.head_replaced, report.notes) == (None, ())
 
 
 def test_other_classes_keep_the_initial_head(tmp_path: Path) -> None:
@@ -478,7 +495,7 @@ def test_a_damaged_torch_file_gives_weights_or_a_weights_error(tmp_path: Path) -
         state = {"conv1.weight": torch.ones(9), "bn1.weight": torch.ones(1)}
         torch.save(state, path, _use_new_zipfile_serialization=zipped)
         data = path.read_bytes()
-        for _ in range(300):
+        for _ in range(150):
             damaged = bytearray(data)
             damaged[random.randint(len(data))] = random.randint(256)
             path.write_bytes(damaged)

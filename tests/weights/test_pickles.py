@@ -7,6 +7,7 @@ import pickle
 import struct
 import time
 import tracemalloc
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.weights.python2_pickle import python2_pickle
 from videogn.errors import WeightsError
-from videogn.weights.pickles import load_numeric_pickle
+from videogn.weights.pickles import load_numeric_pickle, read_numeric_pickle
 
 ARRAYS = {
     "conv1_w": np.random.RandomState(0).standard_normal((4, 3, 7, 7)).astype(np.float32),
@@ -40,6 +41,11 @@ def as_numpy1(data: bytes) -> bytes:
 BENIGN: dict[str, bytes] = {
     **{f"protocol {p}": pickle.dumps(ARRAYS | FIXED, p) for p in range(6)},
     "blobs": pickle.dumps({"blobs": ARRAYS | FIXED, "cfg": "x: y"}, 4),
+    "model of Detectron2": pickle.dumps({"model": ARRAYS | FIXED, "__author__": "a"}, 4),
+    **{
+        f"OrderedDict, protocol {p}": pickle.dumps(OrderedDict(ARRAYS | FIXED), p)
+        for p in (0, 2, 4)
+    },
     "numpy 1": as_numpy1(pickle.dumps(ARRAYS | FIXED, 2)),
     "python 2, protocol 0": python2_pickle(PYTHON2, protocol=0),
     "python 2, protocol 2": python2_pickle(PYTHON2, protocol=2),
@@ -97,6 +103,7 @@ def entry(value: bytes, key: bytes = text("conv1_w")) -> bytes:
 
 
 DTYPE = named("numpy", "dtype")
+ORDERED = named("collections", "OrderedDict")
 F4 = call(DTYPE, text("f4"), integer(0), integer(1))
 EMPTY = call(
     named("numpy.core.multiarray", "_reconstruct"),
@@ -228,6 +235,11 @@ STRUCTURES: dict[str, bytes] = {
     "text that is not latin1": entry(array(text("\u20ac"))),
     "key that is an int": entry(b"N", key=b"I1\n"),
     "key that is an array": entry(b"N", key=EMPTY),
+    "OrderedDict of a dict": entry(call(ORDERED, b"}")),
+    "OrderedDict of text": entry(call(ORDERED, text("ab"))),
+    "OrderedDict of triples": entry(call(ORDERED, b"((NNNtl")),
+    "OrderedDict with a key that is an int": entry(call(ORDERED, b"(" + b"I1\nN\x86" + b"l")),
+    "OrderedDict, key twice": entry(call(ORDERED, b"(" + (text("a") + b"N\x86") * 2 + b"l")),
     "key twice": b"\x80\x02}" + (text("a") + b"Ns") * 2 + b".",
     "list on top": b"\x80\x02].",
     "array on top": b"\x80\x02" + array(b"U\x04abcd") + b".",
@@ -336,6 +348,15 @@ def test_bombs_are_refused_in_little_memory_and_time(name: str, tmp_path: Path) 
         tracemalloc.stop()
 
 
+def test_texts_beside_the_arrays_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pkl"
+    content = {"model": {"a": np.ones(1)}, "__author__": "torchvision", "matching_heuristics": True}
+    path.write_bytes(pickle.dumps(content))
+    arrays, texts = read_numeric_pickle(path)
+    assert arrays.keys() == {"a"}
+    assert texts == {"__author__": "torchvision"}
+
+
 def test_the_message_names_what_was_refused(canary: Path, tmp_path: Path) -> None:
     path = tmp_path / "weights.pkl"
     assert "the name 'os.system'" in refuse(path, entry(hostile(canary)["os.system"]))
@@ -344,7 +365,7 @@ def test_the_message_names_what_was_refused(canary: Path, tmp_path: Path) -> Non
 
 
 def test_a_file_above_the_cap_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("videogn.weights.pickles._MAX_BYTES", 10)
+    monkeypatch.setattr("videogn.weights.pickles.MAX_FILE_BYTES", 10)
     assert "larger than" in refuse(tmp_path / "weights.pkl", BENIGN["protocol 2"])
 
 
