@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import shutil
@@ -191,14 +192,17 @@ def test_a_file_is_written_whole_or_not_at_all(
 ) -> None:
     source = write_checkpoint(tmp_path / "best.pt")
 
-    def full(_: int) -> None:
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
-    for out in ("out.safetensors", "out.pt"):
+    for out, step in itertools.product(
+        ("out.safetensors", "out.pt"), ("os.fsync", "pathlib.Path.replace")
+    ):
         (tmp_path / out).write_bytes(b"precious")
-        with pytest.raises(OSError, match="No space left"):
-            convert(source, tmp_path / out)
+        with monkeypatch.context() as patch:
+            patch.setattr(step, full)
+            with pytest.raises(OSError, match="No space left"):
+                convert(source, tmp_path / out)
         assert (tmp_path / out).read_bytes() == b"precious"
     assert len(list(tmp_path.iterdir())) == 3
 

@@ -79,8 +79,12 @@ class Classifier:
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Classifier:
     """Returns the classifier of a checkpoint, on the best device there is.
 
+    It names the class of a video file by the test protocol of the configuration (`eval.*`):
+    `probs` gives float64 (K,), averaged over views, `predict` the best as (label, probability).
+
     Args:
-        path: a `.pt` file of a run; it holds its configuration, classes and normalization.
+        path: a `.pt` file of a run, or one that `run.py convert` made of any other file; it holds
+            its configuration, classes and normalization.
         overrides: `dotted.key=value`, for example `eval.num_clips=1` or `device=cpu`.
 
     Raises:

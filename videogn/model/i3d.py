@@ -312,16 +312,22 @@ def create_model(
 ) -> I3DResNet:
     """Returns an I3D network with random weights: clips (N, 3, T, H, W) -> logits (N, K).
 
+    A clip is RGB, `(pixels / 255 - mean) / std`. One larger or longer than a training clip gives
+    the mean of the logits at all positions of the head's window; `probs` gives the probabilities.
+
     Args:
-        arch: a name in `ARCHS`.
-        norm: "gn" (32 groups), "bn", "frozen_bn", "ln", "in", or any function channels -> layer.
+        arch: a name in `ARCHS`; the networks of arXiv:1711.07971 (I3D, C2D) and arXiv:1812.03982
+            (Slow), as the projects that published weights of them built them.
+        norm: "gn" (32 groups; arXiv:1803.08494), "bn", "frozen_bn", "ln", "in", or any function
+            channels -> layer over (N, C, T, H, W).
         num_frames: frames of a training clip.
         crop_size: pixels of a training clip's side.
         num_classes: K.
         **options: `width`, `dropout`, `stem_pool_padding`, `zero_init_residual` of `I3DResNet`.
 
     Raises:
-        ValueError: an unknown `arch`, or sizes that do not fit together.
+        ValueError: an unknown `arch` or `norm`, a norm that refuses its channels, or a training
+            clip too small for the network.
     """
     if arch not in ARCHS:
         raise ValueError(f"unknown arch {arch!r}; known: {', '.join(ARCHS)}")
