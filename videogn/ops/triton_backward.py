@@ -29,17 +29,18 @@ def sums(
     row = tl.arange(0, tile_rows)
     first_sum = tl.zeros([tile_rows, tile_channels], tl.float32)
     second_sum = tl.zeros([tile_rows, tile_channels], tl.float32)
+    tile = row[:, None] * channels + columns[None, :]
     for start in tl.range(0, rows, tile_rows, loop_unroll_factor=2):
         inside = inside_of(start + row, rows, columns, channels)
-        offset = (start + row)[:, None] * channels + columns[None, :]
-        dz = tl.load(dy_ptr + first + offset, mask=inside, other=0.0).to(tl.float32)
-        x = tl.load(x_ptr + first + offset, mask=inside, other=0.0).to(tl.float32)
+        here = first + start * channels
+        dz = tl.load(dy_ptr + here + tile, mask=inside, other=0.0).to(tl.float32)
+        x = tl.load(x_ptr + here + tile, mask=inside, other=0.0).to(tl.float32)
         centred = (x - shift) - delta
         if relu:
             if add:
-                y = tl.load(y_ptr + first + offset, mask=inside, other=0.0).to(tl.float32)
+                y = tl.load(y_ptr + here + tile, mask=inside, other=0.0).to(tl.float32)
                 dz = tl.where(y > 0.0, dz, 0.0)
-                tl.store(dz_ptr + first + offset, dz.to(dz_ptr.dtype.element_ty), mask=inside)
+                tl.store(dz_ptr + here + tile, dz.to(dz_ptr.dtype.element_ty), mask=inside)
             else:
                 dz = tl.where(centred * (rstd * gamma) + beta > 0.0, dz, 0.0)
         first_sum += dz
@@ -100,15 +101,16 @@ def derivative(
     c1 = of_groups(coefficients_ptr, 0, sample, samples, columns, channels, width)
     c2 = of_groups(coefficients_ptr, 1, sample, samples, columns, channels, width)
     row = tl.arange(0, tile_rows)
+    tile = row[:, None] * channels + columns[None, :]
     for start in range(0, rows, tile_rows):
         inside = inside_of(start + row, rows, columns, channels)
-        offset = (start + row)[:, None] * channels + columns[None, :]
-        dz = tl.load(dz_ptr + first + offset, mask=inside, other=0.0).to(tl.float32)
-        x = tl.load(x_ptr + first + offset, mask=inside, other=0.0).to(tl.float32)
+        here = first + start * channels
+        dz = tl.load(dz_ptr + here + tile, mask=inside, other=0.0).to(tl.float32)
+        x = tl.load(x_ptr + here + tile, mask=inside, other=0.0).to(tl.float32)
         centred = (x - shift) - delta
         if relu:
             dz = tl.where(centred * (rstd * gamma) + beta > 0.0, dz, 0.0)
         dx = gamma * dz
         if not fixed:
             dx = dx - c1 - centred * (rstd * c2)
-        tl.store(dx_ptr + first + offset, (rstd * dx).to(dx_ptr.dtype.element_ty), mask=inside)
+        tl.store(dx_ptr + here + tile, (rstd * dx).to(dx_ptr.dtype.element_ty), mask=inside)

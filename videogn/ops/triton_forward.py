@@ -174,14 +174,16 @@ def normalize(
     shift, delta, rstd, gamma, beta = layer_of(
         stats_ptr, gamma_ptr, beta_ptr, sample, samples, columns, channels, width
     )
+    scale = rstd * gamma
     row = tl.arange(0, tile_rows)
+    tile = row[:, None] * channels + columns[None, :]
     for start in range(0, rows, tile_rows):
         inside = inside_of(start + row, rows, columns, channels)
-        offset = (start + row)[:, None] * channels + columns[None, :]
-        x = tl.load(x_ptr + first + offset, mask=inside, other=0.0).to(tl.float32)
-        z = ((x - shift) - delta) * (rstd * gamma) + beta
+        here = first + start * channels
+        x = tl.load(x_ptr + here + tile, mask=inside, other=0.0).to(tl.float32)
+        z = ((x - shift) - delta) * scale + beta
         if add:
-            z += tl.load(residual_ptr + first + offset, mask=inside, other=0.0).to(tl.float32)
+            z += tl.load(residual_ptr + here + tile, mask=inside, other=0.0).to(tl.float32)
         if relu:
             z = tl.maximum(z, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        tl.store(y_ptr + first + offset, z.to(y_ptr.dtype.element_ty), mask=inside)
+        tl.store(y_ptr + here + tile, z.to(y_ptr.dtype.element_ty), mask=inside)
