@@ -26,7 +26,7 @@ _HEADS = ("stem.fc.", "fc.", "linear.", "stem.linear.")
 
 def is_detectron2(content: Content) -> bool:
     """Returns whether it has Detectron2's names of a ResNet."""
-    return bool({"stem.conv1.weight", "stem.conv1.norm.weight"} & content.tensors.keys())
+    return any(name.startswith(("stem.conv1.", "res2.0.conv1.")) for name in content.tensors)
 
 
 def read_detectron2(content: Content) -> SourceWeights:

@@ -29,8 +29,7 @@ _STATE = re.compile(
 
 def is_tensorpack(content: Content) -> bool:
     """Returns whether it has tensorpack's names of a ResNet."""
-    names = {name.removesuffix(":0") for name in content.tensors}
-    return "conv0/W" in names or "conv0/gn/gamma" in names or "conv0/bn/gamma" in names
+    return any(_NAME.fullmatch(name.removesuffix(":0")) for name in content.tensors)
 
 
 def read_tensorpack(content: Content) -> SourceWeights:
