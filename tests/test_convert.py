@@ -201,10 +201,18 @@ def test_a_file_is_written_whole_or_not_at_all(
         (tmp_path / out).write_bytes(b"precious")
         with monkeypatch.context() as patch:
             patch.setattr(step, full)
-            with pytest.raises(OSError, match="No space left"):
+            with pytest.raises(ConfigError, match=rf"{out} cannot be written \(No space left"):
                 convert(source, tmp_path / out)
         assert (tmp_path / out).read_bytes() == b"precious"
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_folder_is_no_file_to_write(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "best.pt")
+    for out in ("new.safetensors", "new.pt"):
+        (tmp_path / out).mkdir()
+        with pytest.raises(ConfigError, match=rf"{out} cannot be written \(Is a directory\)"):
+            convert(source, tmp_path / out)
 
 
 def test_a_file_is_not_converted_onto_itself(tmp_path: Path) -> None:

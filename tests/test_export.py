@@ -139,6 +139,14 @@ def test_a_program_that_computes_something_else_is_not_written(
     assert "not checked" in export_checkpoint(source, out, kind="torch_export")
 
 
+def test_a_folder_is_no_file_to_write(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "best.pt")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ConfigError, match=r"out cannot be written \(Is a directory\)"):
+        export_checkpoint(source, tmp_path / "out", kind="torch_export")
+    assert not list(tmp_path.glob("*.tmp"))
+
+
 def test_nan_is_no_agreement() -> None:
     network, shape = torch.nn.Flatten(), (3, 1, 2, 2)
     with pytest.raises(ExportError, match="differ by nan"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,8 @@ def convert(
     Raises:
         WeightsError: `source` cannot be read, or the layout cannot hold it.
         WeightsMismatchError: the network of `cfg` is another.
-        ConfigError: the layout is unclear, or the configuration is refused.
+        ConfigError: the layout is unclear, the configuration is refused, or `out` cannot be
+            written.
         CheckpointError: `source` is a checkpoint of ours and damaged.
     """
     layout = layout or _layout_of(out)
@@ -67,7 +68,7 @@ def convert(
     if layout == "videogn":
         config = _config(path, out, weights, extras, cfg, overrides)
         contents = _checkpoint(path, weights, config, classes)
-        checkpoint.save(out, contents)
+        _written(out, lambda: checkpoint.save(out, contents))
         kept = f"{len(contents['classes'])} classes"
     elif cfg or classes or overrides:
         raise ConfigError(
@@ -75,7 +76,8 @@ def convert(
             f"{layout}; leave them out, or use --layout videogn"
         )
     else:
-        _write_whole(out, _bytes_of(path, weights, extras, layout))
+        data = _bytes_of(path, weights, extras, layout)
+        _written(out, lambda: _write_whole(out, data))
         kept = _kept(weights, layout)
     numbers = sum(tensor.numel() for tensor in weights.tensors.values())
     return f"{out}: {layout}, {len(weights.tensors)} tensors, {numbers:,} numbers, {kept}"
@@ -247,6 +249,16 @@ def _classes(path: Path, weights: SourceWeights, given: str | None) -> Sequence[
             f"{given or path} names {len(names)} classes, but {path} has {num_classes}"
         )
     return names
+
+
+def _written(out: Path, write: Callable[[], None]) -> None:
+    """Calls `write`; ConfigError if the system refuses."""
+    try:
+        write()
+    except OSError as error:
+        raise ConfigError(
+            f"{out} cannot be written ({error.strerror}); choose another place with --to"
+        ) from error
 
 
 def _write_whole(out: Path, data: bytes) -> None:

@@ -53,7 +53,8 @@ def export_checkpoint(
 
     Raises:
         CheckpointError: no such file, damaged, or not a checkpoint.
-        ConfigError: a package that it needs is missing, or the clip is too small.
+        ConfigError: a package that it needs is missing, the clip is too small, or `out` cannot be
+            written.
         ExportError: the program's logits are not those of the network.
     """
     if kind == "onnx":
@@ -65,12 +66,16 @@ def export_checkpoint(
     shape = (3, num_frames or config.data.num_frames, height, width)
     _require_size(model, shape)
     about = _about(config, contents, shape)
-    out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         _WRITERS[kind](model, shape, about, temporary)
         checked = _check(model, _READERS[kind](temporary), shape) if check else "not checked"
         temporary.replace(out)
+    except OSError as error:
+        raise ConfigError(
+            f"{out} cannot be written ({error.strerror}); choose another place with --out"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
     clip = "x".join(map(str, shape))
