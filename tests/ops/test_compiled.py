@@ -77,19 +77,22 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
     def compiled(call: Call) -> Compiled:
         if not isinstance(call.kernel, JITFunction):
             pytest.skip("TRITON_INTERPRET is set in this process")
-        # As at a launch: tensors start at multiples of 16 bytes, and so do integers that do.
-        signature, hints = {}, {}
+        # As at a launch: tensors start at multiples of 16 bytes, so are integers that are, and an
+        # integer of 1 is a constant.
+        signature, hints, constants = {}, {}, dict(call.constants)
         for place, (name, value) in enumerate(
             zip(call.kernel.arg_names, call.arguments, strict=False)
         ):
             if isinstance(value, torch.Tensor):
                 signature[name] = POINTER[value.dtype]
+            elif isinstance(value, int) and value == 1:
+                constants[name] = 1
             else:
                 signature[name] = "fp32" if isinstance(value, float) else "i32"
             if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
                 hints[place,] = [["tt.divisibility", 16]]
-        signature |= dict.fromkeys(call.constants, "constexpr")
-        source = ASTSource(call.kernel, signature, call.constants, hints)
+        signature |= dict.fromkeys(constants, "constexpr")
+        source = ASTSource(call.kernel, signature, constants, hints)
         done = triton.compile(source, target=GPUTarget("cuda", 90, 32))
         binary = tmp_path / "kernel.cubin"
         binary.write_bytes(done.asm["cubin"])
@@ -149,6 +152,17 @@ def test_the_kernels_compile_read_wide_and_do_not_spill(
         check(call, compiled)
         if call.kernel.__name__ in ("normalize", "derivative"):
             assert re.search(r"cvt\.rn\.bf16x2\.f32", compiled.ptx)  # to nearest, not cut off
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(1, 64, 1, 1, 1), (1, 20, 1, 1, 3), (3, 320, 1, 1, 3)], ids=str)
+def test_small_and_odd_shapes_compile(
+    shape: tuple[int, ...], build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for over_batch in (False, True):
+        groups = shape[1] if over_batch else 4
+        for call in calls(monkeypatch, shape, groups=groups, add=True, over_batch=over_batch):
+            assert "STACK:0 " in build(call).resources
 
 
 @pytest.mark.slow

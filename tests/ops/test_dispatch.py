@@ -33,6 +33,20 @@ def test_auto_is_triton_on_cuda_and_aten_elsewhere() -> None:
     assert dispatch.choose("auto", torch.empty(2, 8, 3, 4, 4)) == "aten"
 
 
+@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
+def test_shapes_and_layouts_are_told_on_the_meta_device() -> None:
+    x = torch.empty(2, 8, 3, 4, 5, device="meta", dtype=torch.bfloat16)
+    x = x.contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    weight, bias = layer(device="meta")
+    weight.requires_grad_()
+    y = group_norm_act(x, 2, weight, bias, residual=x, impl="triton")
+    dx, dweight = torch.autograd.grad(y.sum(), (x, weight))
+    for tensor in (y, dx):
+        assert (tensor.shape, tensor.dtype) == (x.shape, x.dtype)
+        assert tensor.is_contiguous(memory_format=torch.channels_last_3d)
+    assert (dweight.shape, dweight.dtype) == ((8,), torch.float32)
+
+
 def test_auto_is_aten_where_triton_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "_HAS_TRITON", False)
     with FakeTensorMode():

@@ -46,6 +46,8 @@ def _obstacle(x: Tensor) -> str | None:
         return "Triton is not installed"
     if x.dtype not in _DTYPES:
         return f"x is {x.dtype}, and the kernels take bfloat16, float16 and float32"
+    if x.is_meta:
+        return None  # nothing is computed: shapes and bytes as Triton would have them
     if x.is_cuda:
         return _old_gpu(x.device.index or 0)
     return None if _INTERPRETED else f"x is on {x.device}, and the kernels run on CUDA"
