@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.weights.test_pickles import DOUBLED
 from videogn.errors import WeightsError
 from videogn.weights import content, read_weights, torch_files
 from videogn.weights.content import read_content
@@ -143,6 +144,7 @@ def hostile(canary: Path) -> dict[str, bytes]:
             pickle.dumps({}, 2), extra={"archive/constants.pkl": pickle.dumps(system, 2)}),
         "torch zip, TorchScript": torch_zip(
             pickle.dumps({}, 2), extra={"archive/code/__torch__.py": b"import os"}),
+        "torch zip, hash of 2**60 tuples": torch_zip(b"\x80\x02}" + DOUBLED + b"Ns."),
         "torch zip, no data": zipped({"archive/version": b"3\n"}),
         "torch zip, name with ..": zipped({"../../data.pkl": pickle.dumps(system, 2)}),
         "torch of a list": saved([torch.ones(1)]),
@@ -306,6 +308,7 @@ def test_the_state_of_optimizers_and_schedules_is_no_obstacle(tmp_path: Path) ->
         "scheduler": schedule.state_dict(),  # a Counter
         "scaler": {"scale": 65536.0},
         "epoch": 3,
+        "pairs": [((1, 2), (3, 4))] * 50,  # tuples in tuples, shared, as in AdamW's betas
         "best": {1, 2},
         "device": torch.device("cpu"),
         "dtype": torch.bfloat16,

@@ -118,6 +118,17 @@ def test_one_frame_kernels_of_a_video_network_are_inflated(tmp_path: Path) -> No
         assert torch.allclose(model.conv1.weight[:, :, 2:3], stem * middle, atol=1e-6)
 
 
+def test_a_classifier_without_names_is_kept_and_said_to_be(tmp_path: Path) -> None:
+    variant = VARIANTS["PyTorchVideo I3D"]
+    names = [f"class {i}" for i in range(CLASSES)]
+    report = load_weights(variant.network(), variant.file(tmp_path), classes=names)
+    assert report.head_replaced is None
+    end = (
+        "head kept; the file does not name its classes: their order is taken to be that of the data"
+    )
+    assert str(report).endswith(end)
+
+
 def test_kernels_with_other_frames_are_not_made_to_fit(tmp_path: Path) -> None:
     wide = Arch(((3, 1), (3,), (1,), (3,)), stem_kernel_t=3)
     with pytest.raises(

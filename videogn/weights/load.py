@@ -41,6 +41,7 @@ _TIME_ENTRIES = frozenset((*_TIME_STRIDES, "pool1_stride_t", "kernels_t", "stem_
 # ... and was inflated by the paper, from its pad of 1, into a network with 0.
 _PADDING = "stem_pool_padding"
 _NORM_ENTRIES = frozenset(("eps", "groups"))  # of the norm that is not loaded
+_UNNAMED_CLASSES = "the file does not name its classes: their order is taken to be that of the data"
 _MAX_LINES = 60  # of a message; a file of another depth does not fit in 200 ways
 
 
@@ -141,6 +142,8 @@ def load_weights(
         filled = inflate_state_dict(tensors, shapes, inflation)
     except WeightsMismatchError as error:
         raise WeightsMismatchError(f"{path.name}: {_capped(str(error))}") from None
+    if keeps_head and classes is not None and weights.classes is None:
+        notes += (_UNNAMED_CLASSES,)
     if not keeps_head:
         filled = {name: tensor for name, tensor in filled.items() if name not in _HEAD}
     model.load_state_dict(state | filled)

@@ -25,6 +25,7 @@ from videogn.errors import WeightsError
 _BEFORE_1_6 = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # its magic number, pickled
 # CVE-2025-32434 (code from weights_only before 2.6), CVE-2026-24747 (memory before 2.10)
 _FIRST_SAFE_TORCH = TorchVersion("2.10")
+_MAX_TUPLE_LEVELS = 16  # each may double the time to hash one
 _MAX_PICKLES = 5  # of a file before 1.6: magic, protocol, system, content, storages
 
 # torch has no error of its own for a damaged file: each of these was met in flipping its bytes
@@ -94,6 +95,7 @@ def _what_to_do(path: Path, names: list[str]) -> str:
 def _foreign_names(path: Path) -> list[str]:
     """Returns the functions and classes that a file asks for and weights do not need."""
     found: dict[str, None] = {}
+    tuples = _SharedTuples()
     for opcode, argument in _opcodes(path):
         name = str(argument)
         match opcode:
@@ -101,7 +103,33 @@ def _foreign_names(path: Path) -> list[str]:
                 found[name] = None
             case "STACK_GLOBAL" | "INST" | "OBJ" | "EXT1" | "EXT2" | "EXT4":
                 found[f"the opcode {opcode}"] = None
+        if tuples.nested_in_each_other(opcode, argument):
+            return ["tuples of tuples of tuples"]
     return list(found)
+
+
+class _SharedTuples:
+    """Follows tuples that are made of earlier ones: 60 levels of pairs have 2**60 leaves.
+
+    Such a tuple as a key takes for ever to hash. A tuple's level is one more than the highest that
+    was fetched from the memo since the last one was stored there.
+    """
+
+    def __init__(self) -> None:
+        self.levels: dict[object, int] = {}  # in the memo, by index
+        self.fetched = 0
+        self.made = False
+
+    def nested_in_each_other(self, opcode: str, argument: object) -> bool:
+        """Returns whether the tuples so far are nested deeper than weights need."""
+        level = 0
+        if opcode.endswith("GET"):
+            self.fetched = max(self.fetched, self.levels.get(argument, 0))
+        elif opcode.endswith("PUT") and self.made:
+            level = self.levels[argument] = self.fetched + 1
+            self.fetched = 0
+        self.made = opcode.startswith(("TUPLE", "EMPTY_TUPLE"))
+        return level > _MAX_TUPLE_LEVELS
 
 
 def _opcodes(path: Path) -> Iterator[tuple[str, object]]:
