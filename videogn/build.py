@@ -319,6 +319,8 @@ def _opener(config: Config, manifest: Manifest) -> OpenVideo:
 
 
 def _open_under(
-    path: Path, *, videos: Path, decoder: str, timeout: float, index: FrameIndex | None = None
+    path: str, *, videos: Path, decoder: str, timeout: float, index: FrameIndex | None = None
 ) -> VideoReader:
-    return open_video(videos / path, root=videos, decoder=decoder, index=index, timeout=timeout)
+    # Not a Path, which would write the name of an archive's member in another way.
+    place = f"{videos}/{path}"
+    return open_video(place, root=videos, decoder=decoder, index=index, timeout=timeout)

@@ -242,7 +242,7 @@ def test_a_video_that_can_give_only_some_of_its_clips_gives_those(healthy: Manif
         def __exit__(self, *exception: object) -> None:
             self.reader.close()
 
-    def opened(path: Path, *, index: FrameIndex | None) -> VideoReader:
+    def opened(path: str, *, index: FrameIndex | None) -> VideoReader:
         return Damaged(open_video(path, index=index))  # type: ignore[return-value]
 
     dataset = TrainClips(healthy, WHOLE, open_video=opened, seed=0, replace=False)
@@ -332,7 +332,7 @@ class Spy:
         self.asked: list[list[int]] = []
         self.kept: list[int] = []  # bytes that a reader held of each read
 
-    def __call__(self, path: Path, *, index: FrameIndex | None = None) -> VideoReader:
+    def __call__(self, path: str, *, index: FrameIndex | None = None) -> VideoReader:
         reader = open_video(path, index=index)
         frames = reader.frames
 
@@ -430,7 +430,7 @@ def test_the_index_of_the_manifest_spares_looking_for_the_frames(
     manifest = replace(plain, columns={"index": ["", text, "nonsense"]})
     given = []
 
-    def opened(path: Path, *, index: FrameIndex | None) -> VideoReader:
+    def opened(path: str, *, index: FrameIndex | None) -> VideoReader:
         given.append(index)
         return open_video(path, index=index)
 

@@ -61,9 +61,9 @@ def in_haste(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def opener(
-    videos: Path, path: Path, *, fate: Callable[[], None], index: FrameIndex | None
+    videos: Path, path: str, *, fate: Callable[[], None], index: FrameIndex | None
 ) -> VideoReader:
-    if path.name == NAMES[FATAL]:
+    if Path(path).name == NAMES[FATAL]:
         fate()
     return open_video(videos / path, index=index)
 
@@ -148,7 +148,7 @@ def test_workers_stopped_between_two_files_are_noticed(manifest: Manifest) -> No
 def test_slow_videos_and_long_pauses_are_no_reason_to_end(manifest: Manifest) -> None:
     """A batch of several videos may take longer than the limit of one."""
 
-    def opened(path: Path, *, index: FrameIndex | None) -> VideoReader:
+    def opened(path: str, *, index: FrameIndex | None) -> VideoReader:
         time.sleep(0.4)
         return open_video(manifest.videos / path, index=index)
 
@@ -168,7 +168,7 @@ def test_slow_videos_and_long_pauses_are_no_reason_to_end(manifest: Manifest) ->
 
 
 def test_opening_and_reading_have_their_time_each(manifest: Manifest) -> None:
-    def opened(path: Path, *, index: FrameIndex | None) -> VideoReader:
+    def opened(path: str, *, index: FrameIndex | None) -> VideoReader:
         time.sleep(0.45)
         video = open_video(manifest.videos / path, index=index)
         frames = video.frames
@@ -200,8 +200,8 @@ def test_a_worker_that_cannot_even_be_killed_is_not_waited_for(
 
 
 def test_a_reader_that_gives_up_in_time_makes_a_bad_video(manifest: Manifest) -> None:
-    def opened(path: Path, *, index: FrameIndex | None) -> VideoReader:
-        patience = 1e-9 if path.name == NAMES[FATAL] else None
+    def opened(path: str, *, index: FrameIndex | None) -> VideoReader:
+        patience = 1e-9 if Path(path).name == NAMES[FATAL] else None
         return open_video(manifest.videos / path, index=index, timeout=patience)
 
     clips = TrainClips(manifest, SPEC, open_video=opened, seed=0, replace=True)

@@ -51,7 +51,7 @@ class _Opener:
 
     root: Path
 
-    def __call__(self, path: Path, /, *, index: FrameIndex | None) -> VideoReader:
+    def __call__(self, path: str, /, *, index: FrameIndex | None) -> VideoReader:
         return open_video(self.root / path, root=self.root, index=index, timeout=LIMIT)
 
 

@@ -91,7 +91,7 @@ def test_faults_of_a_list_are_refused_with_their_place(tmp_path: Path) -> None:
     assert [problem for problem in found if problem] == []
 
 
-def die_in_a_worker(path: Path, **options: Any) -> VideoReader:
+def die_in_a_worker(path: str, **options: Any) -> VideoReader:
     if Path(path).name == "train_1.mp4":
         os.kill(os.getpid(), signal.SIGKILL)
     return open_video(path, **options)
@@ -118,7 +118,7 @@ def test_a_file_that_changes_between_two_epochs(
     names = [write_numbered(tmp_path / f"{row}.mp4", 20 + row).name for row in range(3)]
     manifest = Manifest("train.csv", names, np.arange(3), ("a", "b", "c"), tmp_path, {})
 
-    def opened(path: Path, *, index: FrameIndex | None) -> VideoReader:
+    def opened(path: str, *, index: FrameIndex | None) -> VideoReader:
         return open_video(tmp_path / path, root=tmp_path, index=index)
 
     dataset = TrainClips(manifest, CLIP, open_video=opened, seed=0, replace=True)
@@ -271,7 +271,7 @@ def test_memory_is_flat_over_2000_clips(tmp_path: Path) -> None:
     names.append("bad.mp4")
     manifest = Manifest("train.csv", names, np.zeros(11, np.int64), ("a",), tmp_path, {})
 
-    def opened(path: Path, *, index: FrameIndex | None) -> VideoReader:
+    def opened(path: str, *, index: FrameIndex | None) -> VideoReader:
         return open_video(tmp_path / path, root=tmp_path, index=index)
 
     dataset = TrainClips(manifest, CLIP, open_video=opened, seed=0, replace=True)

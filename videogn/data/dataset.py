@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -42,9 +41,9 @@ MAX_REPLACEMENTS = 20
 
 
 class OpenVideo(Protocol):
-    """Opens the video at a path, given where its frames are if that is known."""
+    """Opens the video at a path of the manifest, given where its frames are if that is known."""
 
-    def __call__(self, path: Path, /, *, index: FrameIndex | None) -> VideoReader:
+    def __call__(self, path: str, /, *, index: FrameIndex | None) -> VideoReader:
         """Returns the open video; raises VideoDecodeError."""
         ...
 
@@ -287,7 +286,7 @@ def _opened(manifest: Manifest, row: int, open_video: OpenVideo) -> Iterator[Vid
             index = manifest.index(row)
         except DataError as error:
             raise VideoDecodeError(manifest.paths[row], str(error)) from error
-        with open_video(Path(manifest.paths[row]), index=index) as video:
+        with open_video(manifest.paths[row], index=index) as video:
             got_on()  # a reader's time-out holds for opening, and then for reading
             yield video
 
