@@ -233,6 +233,14 @@ def test_a_damaged_checkpoint_is_not_passed_on(tmp_path: Path) -> None:
         convert(source, tmp_path / "out.safetensors")
 
 
+@pytest.fixture(scope="module")
+def of_pyslowfast(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that says neither how long its clips are nor what its classes are called."""
+    folder = tmp_path_factory.mktemp("pyslowfast")
+    convert(write_checkpoint(folder / "best.pt", *PYSLOWFAST), folder / "a.x", layout="pyslowfast")
+    return folder / "a.x"
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -248,28 +256,22 @@ def test_a_damaged_checkpoint_is_not_passed_on(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_not_said_or_wrong_is_named(
-    words: dict[str, object], reason: str, tmp_path: Path
+    words: dict[str, object], reason: str, of_pyslowfast: Path, tmp_path: Path
 ) -> None:
-    convert(
-        write_checkpoint(tmp_path / "best.pt", *PYSLOWFAST), tmp_path / "a.x", layout="pyslowfast"
-    )
     words = {"out": "back.pt", **words}
     if words.get("classes") is True:
         words["classes"] = classes_file(tmp_path)
     out = tmp_path / str(words.pop("out"))
     with pytest.raises(ConfigError, match=re.escape(reason)):
-        convert(tmp_path / "a.x", out, **words)  # type: ignore[arg-type]
+        convert(of_pyslowfast, out, **words)  # type: ignore[arg-type]
     assert not out.exists()
 
 
-def test_another_network_than_the_files_is_refused(tmp_path: Path) -> None:
-    source = write_checkpoint(tmp_path / "best.pt", *PYSLOWFAST)
-    convert(source, tmp_path / "a.x", layout="pyslowfast")
+def test_another_network_than_the_files_is_refused(of_pyslowfast: Path, tmp_path: Path) -> None:
+    classes = classes_file(tmp_path)
     overrides = [*FRAMES, "model.arch=i3d_r50", "data.num_frames=16"]
     with pytest.raises(WeightsMismatchError, match="stem_stride_t is 1 in the file and 2 here"):
-        convert(
-            tmp_path / "a.x", tmp_path / "b.pt", classes=classes_file(tmp_path), overrides=overrides
-        )
+        convert(of_pyslowfast, tmp_path / "b.pt", classes=classes, overrides=overrides)
 
 
 def test_the_layout_of_nonlocals_file_needs_the_arch_named(tmp_path: Path) -> None:
