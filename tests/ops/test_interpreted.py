@@ -38,10 +38,7 @@ def run_checks(marked: str, at_least: int) -> None:
     assert int(passed[1]) >= at_least, done.stdout
 
 
-def test_under_the_interpreter() -> None:
-    run_checks("not slow", at_least=20)
-
-
 @pytest.mark.slow
-def test_the_grid_under_the_interpreter() -> None:
-    run_checks("slow", at_least=150)
+@pytest.mark.parametrize(("marked", "at_least"), [("not slow", 20), ("slow", 150)])
+def test_under_the_interpreter(marked: str, at_least: int) -> None:
+    run_checks(marked, at_least)
