@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from videogn.errors import VideognError
+from videogn.errors import DataError, VideognError, unusable_place
 
 COMMANDS = {
     "index": "list a folder of videos; copies nothing",
@@ -30,6 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if arguments.debug or error.filename is None:  # without a file it is no place of the user's
+            raise
+        print(f"error: {unusable_place(error)}", file=sys.stderr)
+        return DataError.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130

@@ -547,7 +547,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(
     for command in ("test", "predict"):
         more = [str(root / "videos/val_0.mp4")] if command == "predict" else []
         assert cli.main([command, "--ckpt", str(root / "train.csv"), *more]) == 2
-        assert "train.csv cannot be read" in capsys.readouterr().err
+        assert "train.csv is no file of torch.save" in capsys.readouterr().err
 
 
 # Broken videos
@@ -848,6 +848,26 @@ def test_what_is_wrong_is_said_before_anything_is_written(
         assert error.startswith("error: ")
         assert error.count("\n") == 1, error
     assert list(here.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(
+    root: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "file").touch()
+    for place in ("file", "file/run"):
+        assert cli.main(words(root, f"run_dir={place}")) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: file")
+        assert error.count("\n") == 1, error
+
+
+def test_a_root_without_validation_says_how_to_hold_out(
+    root: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(root, here / "all")
+    (here / "all" / "val.csv").unlink()
+    assert cli.main(words(here / "all")) == 3
+    assert "--val-same" in capsys.readouterr().err
 
 
 def test_a_training_video_in_validation_is_refused(

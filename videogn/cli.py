@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from videogn.errors import VideognError
+from videogn.errors import VideognError, unusable_place
 
 EXAMPLES = """examples:
   python run.py demo                                              the whole chain on made-up videos
@@ -48,10 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if args.debug or error.filename is None:  # without a file it is no place of the user's
+            raise
+        print(f"error: {unusable_place(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         if args.debug:
             raise
-        print("interrupted", file=sys.stderr)
+        print("interrupted; the same command begins again or goes on", file=sys.stderr)
         return 130
 
 

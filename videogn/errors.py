@@ -71,3 +71,9 @@ class RunInterruptedError(VideognError):
     """A signal ended the run; its checkpoint is saved."""
 
     exit_code = 130
+
+
+def unusable_place(error: OSError) -> str:
+    """Returns what to say of a file or folder that cannot be read, made or written."""
+    place = error.filename2 or error.filename  # of a rename, where to
+    return f"{place}: {error.strerror}; choose another place, or check its permissions and space"

@@ -194,7 +194,7 @@ def test_a_file_that_is_none_is_refused(data: bytes, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"nowhere\.pt does not exist"):
+    with pytest.raises(CheckpointError, match=r"nowhere\.pt cannot be read \(No such file"):
         checkpoint.load(tmp_path / "nowhere.pt")
 
 
@@ -345,3 +345,22 @@ def test_going_on_after_a_fall_back_never_deletes_the_file_just_saved(tmp_path: 
     found = checkpoint.newest(tmp_path)
     assert found is not None
     assert found[1] == {"step": 3}
+
+
+def test_what_is_no_checkpoint_is_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    with pytest.raises(CheckpointError, match="No such file"):
+        checkpoint.load(path)
+    path.touch()
+    with pytest.raises(CheckpointError, match="is empty"):
+        checkpoint.load(path)
+    path.write_bytes(b"\x1aE\xdf\xa3 a video")
+    with pytest.raises(CheckpointError, match=r"is no file of torch\.save"):
+        checkpoint.load(path)
+    checkpoint.save(path, {"model": {"w": torch.zeros(9)}})
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(CheckpointError, match="cut short") as caught:
+        checkpoint.load(path)
+    assert "weights_only" not in str(caught.value)
+    with pytest.raises(CheckpointError, match=r"is a folder; give .*/checkpoints/last\.pt"):
+        checkpoint.load(tmp_path)

@@ -176,14 +176,13 @@ def test_a_failed_download_says_what_to_do(
         assert part in message
 
 
-@pytest.mark.parametrize("source", ["R-50-GN.pk", "weights/none.pth", ""])
-def test_an_unknown_name_lists_the_known_ones(source: str, cache: Path) -> None:
-    with pytest.raises(
-        WeightsError, match=r"known names are R-50-GN\.pkl, R-101-GN\.pkl, resnet50"
-    ):
-        find_weights(source)
+def test_an_unknown_name_gets_the_nearest_known_one(cache: Path) -> None:
+    with pytest.raises(WeightsError, match=r"no known name; did you mean R-50-GN\.pkl\?"):
+        find_weights("R-50-GN.pk")
+    with pytest.raises(WeightsError, match=r"no known name; `run.py weights` lists those known"):
+        find_weights("weights/none.pth")
 
 
 def test_a_folder_is_no_file(cache: Path, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="no such file"):
+    with pytest.raises(WeightsError, match="is a folder, not a file"):
         find_weights(tmp_path)

@@ -103,6 +103,11 @@ def read_manifest(root: Path, split: str, *, videos: Path | None = None) -> Mani
     """
     root, table = Path(root), Path(root) / f"{split}.csv"
     if not table.is_file():
+        if split == "val" and (root / "train.csv").is_file():
+            raise DataError(
+                f"{table}: no such file: no video is held out for validation; index again with "
+                "--val 0.1, or with --val-same to validate on the training videos"
+            )
         missing = f"{table}: no such file" if root.is_dir() else f"{root}: no such data root"
         command = _PREPARE.format(root=root)
         raise DataError(f"{missing}; prepare one, of Kinetics-400 too, with `{command}`")

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from videogn.errors import CheckpointError
 
+_ZIP = b"PK\x03\x04"  # how a file of torch.save begins
+
 log = logging.getLogger(__name__)
 
 
@@ -52,15 +54,17 @@ def load(path: str | Path) -> dict[str, Any]:
         CheckpointError: there is no such file, it is none of ours, or it is damaged.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist")
+    _require_torch_file(path)
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
         stated = contents.pop("digest", None) if isinstance(contents, dict) else None
         computed = digest(contents) if stated else None
     except Exception as error:  # a flipped bit makes torch raise nearly anything
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"checkpoint {path} cannot be read ({reason})") from error
+        # Not torch's own words, which advise to load it without checking what it may run.
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read: it is damaged, cut short or holds more than "
+            "tensors and plain values; use an older one of the same folder"
+        ) from error
     if stated is None:
         raise CheckpointError(
             f"{path} is not a checkpoint of videogn; to start from its weights, train with "
@@ -72,6 +76,22 @@ def load(path: str | Path) -> dict[str, Any]:
             "use an older one of the same folder"
         )
     return contents
+
+
+def _require_torch_file(path: Path) -> None:
+    """Raises CheckpointError for what is not even the beginning of a file of torch.save."""
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path} is a folder; give a checkpoint in it, such as {path}/checkpoints/last.pt"
+        )
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_ZIP))
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read ({error.strerror})") from error
+    if start != _ZIP:
+        what = "is empty" if not start else "is no file of torch.save"
+        raise CheckpointError(f"{path} {what}; give a checkpoint of a run, such as last.pt")
 
 
 def digest(contents: Any) -> str:

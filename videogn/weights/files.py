@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from http.client import HTTPException
 from pathlib import Path
 
@@ -162,7 +163,10 @@ def find_weights(source: str | Path) -> Path:
         return path
     known = KNOWN.get(str(source))
     if known is None:
-        raise WeightsError(f"{source}: no such file, and the known names are {', '.join(KNOWN)}")
+        what = "is a folder, not a file" if path.is_dir() else "no such file, and no known name"
+        near = get_close_matches(str(source), KNOWN, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise WeightsError(f"{source}: {what}; {hint}`run.py weights` lists those known")
     cached = known.cached
     if not cached.is_file():
         _download(str(source), known.url, cached)
