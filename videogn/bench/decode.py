@@ -41,8 +41,8 @@ _OURS = "ours, index in the manifest"
 _SPAN = "raw decode of the span alone / ours"
 
 _LEGEND = (
-    "CPU time. Ratios: above 1 ours is faster; wanted: the least this project asks of itself. The raw\n"
-    "decode of a span is that of the whole file, as far as the span is a part of it."
+    "CPU time. Ratios: above 1 ours is faster; wanted: the least this project asks of itself.\n"
+    "The raw decode of a span is its share, by frames, of that of the whole file."
 )
 
 Clips = list[list[int]]  # frames of each clip
