@@ -59,7 +59,8 @@ def scan_videos(source: Path, *, skip: Iterable[Path] = (), fast: bool = False) 
     if not source.is_dir():
         raise DataError(f"{source}: no such folder; give the folder that holds the videos")
     scan, skip = Scan(source.resolve()), set(skip)
-    for entry in _reported(_walk(scan.source)):
+    closed: dict[Path, str] = {}
+    for entry in _reported(_walk(scan.source, closed)):
         if Path(entry.path) in skip:
             continue
         path = Path(entry.path).relative_to(scan.source).as_posix()
@@ -71,6 +72,10 @@ def scan_videos(source: Path, *, skip: Iterable[Path] = (), fast: bool = False) 
             scan.ignored[path] = reason
         else:
             scan.videos.append(path)
+    for folder, reason in closed.items():
+        if folder == scan.source:
+            raise DataError(f"{source}: {reason}; check the folder and its permissions")
+        scan.ignored[f"{folder.relative_to(scan.source).as_posix()}/"] = reason
     if not scan.videos:
         raise _no_video(scan)
     scan.videos.sort()
@@ -96,13 +101,20 @@ def class_folder(path: str) -> str:
     return PurePosixPath(member).parent.name
 
 
-def _walk(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """All files below `folder`, and the links to folders, which are not entered."""
-    with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
+def _walk(folder: Path, closed: dict[Path, str]) -> Iterator[os.DirEntry[str]]:
+    """All files below `folder`, and the links to folders, which are not entered.
+
+    A folder that cannot be listed goes to `closed`, with the reason: one of 400 stops no index.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        closed[folder] = f"a folder that cannot be read: {error.strerror}"
+        return
     for entry in found:
         if entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path))
+            yield from _walk(Path(entry.path), closed)
         else:
             yield entry
 
@@ -181,9 +193,18 @@ def _no_video(scan: Scan) -> DataError:
             f"{scan.source}: holds no video but {len(images)} images such as {images[0]}; folders "
             "of frames are not read, give the videos they were taken from"
         )
+    if not scan.ignored:
+        return DataError(f"{scan.source}: holds no video and no other file; check the folder")
+    path, reason = min(scan.ignored.items(), key=_is_told_by_form)
+    others = "the only file" if len(scan.ignored) == 1 else f"of {len(scan.ignored)} files one"
     return DataError(
-        f"{scan.source}: holds no video ({len(scan.ignored)} other files); check the folder"
+        f"{scan.source}: holds no video; {others}, {path!r}: {reason}; check the folder"
     )
+
+
+def _is_told_by_form(ignored: tuple[str, str]) -> bool:
+    """Whether a file is left out for what it is, which says less than one that cannot be read."""
+    return ignored[1] in ("no video by its content", "no video by its suffix")
 
 
 def _reported(entries: Iterable[T]) -> Iterator[T]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tarfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep import classes as classes_module
+from data_prep import scan as scan_module
 from data_prep.__main__ import main
 from data_prep.classes import name_classes
 from data_prep.splitting import split_positions
@@ -180,6 +184,46 @@ def test_links_and_fifos_are_left_out(source: Path, tmp_path: Path, clip: bytes)
     assert ignored["run/outside_link.mp4"] == ignored["linked_folder"] == "a link out of the folder"
     assert "No such file" in ignored["run/dangling.mp4"]
     assert ignored["run/fifo.mp4"] == "no video by its content"
+
+
+def test_a_folder_that_cannot_be_listed_is_named_and_passed_over(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (source / "closed").mkdir()
+    scandir, closed = os.scandir, source / "closed"
+
+    def deny(folder: Path) -> Any:  # root may list any folder, so no mode shows this
+        if folder == closed.resolve():
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(scan_module.os, "scandir", deny)
+    out = tmp_path / "root"
+    assert run("index", source, "--out", out, "--label-from", "folder") == 0
+    reason = "a folder that cannot be read: Permission denied"
+    assert f"closed/\t{reason}\n" in (out / "ignored.txt").read_text()
+    assert len(read_manifest(out, "train")) == 19
+    assert f"closed/: {reason}" in capsys.readouterr().out
+    closed = source
+    assert run("index", source, "--out", out, "--label-from", "folder") == 3
+    assert f"error: {source}: {reason}; check" in capsys.readouterr().err
+
+
+def test_the_first_reason_is_told_where_there_is_no_video(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "a.txt").write_text("notes")
+    with tarfile.open(folder / "cut.tar", "w") as tar:
+        tar.add(folder / "a.txt", "x.mp4")
+    (folder / "cut.tar").write_bytes((folder / "cut.tar").read_bytes()[:300])
+    assert run("index", folder, "--out", tmp_path / "root") == 3
+    error = capsys.readouterr().err
+    assert "holds no video; of 2 files one, 'cut.tar': an archive that cannot be read: " in error
 
 
 def test_a_list_of_classes_in_the_source_gives_the_order(source: Path, tmp_path: Path) -> None:
