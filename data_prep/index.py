@@ -118,9 +118,15 @@ def make_index(arguments: argparse.Namespace) -> Index:
     )
     moved = renumbered(listing.entries, index.classes, entries)
     if moved:
-        index.notes.append(f"{moved} classes have another id here than in the list: names count")
+        has = "1 class has" if moved == 1 else f"{moved} classes have"
+        index.notes.append(f"{has} another id here than in the list: names count")
     if repeated:
-        index.notes.append(f"{repeated} rows repeat an earlier one and are left out")
+        repeat = (
+            "1 row repeats an earlier one and is"
+            if repeated == 1
+            else (f"{repeated} rows repeat an earlier one and are")
+        )
+        index.notes.append(f"{repeat} left out")
     if not arguments.val_same:
         refuse_shared(index.splits.get("train", []), index.splits.get("val", []))
     _cut_down(index, arguments)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from data_prep.classes import Entry
 from data_prep.lists import Listed
-from data_prep.roots import SPLITS, write_rows
+from data_prep.progress import number_of
+from data_prep.roots import SPLITS, print_untrained, write_rows
 from videogn.data.manifest import write_manifest, write_text
 from videogn.errors import DataError
 
@@ -52,6 +53,7 @@ def write_index(index: Index, out: Path) -> None:
     rows = {
         split: [_row(entry, ids) for entry in entries] for split, entries in index.splits.items()
     }
+    _forget_dropped(out / "bad.csv")
     write_manifest(out, splits=rows, classes=index.classes, source=index.source)
     one_line = {path.replace("\n", "\\n"): reason for path, reason in index.ignored.items()}
     lines = "".join(f"{path}\t{reason}\n" for path, reason in one_line.items())
@@ -87,6 +89,15 @@ def _refuse_foreign(file: Path, *, is_written: bool) -> None:
         raise DataError(f"{file}: is no list of ours and would be replaced; choose another --out")
 
 
+def _forget_dropped(file: Path) -> None:
+    """Removes the bad.csv of `verify`: its rows, of another train.csv, must not come back here."""
+    if file.is_file():
+        with file.open("rb") as lines:
+            header = lines.readline(4096).decode("utf-8", "replace").strip().split(",")
+        if {"split", "dropped", "kind"} <= set(header):
+            file.unlink()
+
+
 def _write_rows(file: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if rows:
         write_rows(file, header, rows)
@@ -99,27 +110,33 @@ def print_summary(index: Index, out: Path, *, dry_run: bool) -> None:
     everything = {entry.path: entry for entries in index.splits.values() for entry in entries}
     used = len({entry.label for entry in everything.values()})
     print(f"layout: {index.layout}")
-    print(f"{out}: {len(everything)} videos in {used} of {len(index.classes)} classes")
+    classes = number_of(len(index.classes), "class", "classes")
+    print(f"{out}: {number_of(len(everything), 'video')} in {used} of {classes}")
     for split, entries in index.splits.items():
-        print(f"  {split}.csv: {len(entries)} videos")
-    if "val" not in index.splits:
+        print(f"  {split}.csv: {number_of(len(entries), 'video')}")
+    labels = [entry.label for entry in index.splits.get("train", [])]
+    print_untrained(index.classes, labels)
+    if "val" not in index.splits and len(set(labels)) == len(labels):
+        print("  no val.csv: each class has one video, which training needs (--val-same would)")
+    elif "val" not in index.splits:
         print("  no val.csv: no video is held out (--val FRACTION or --val-same would)")
     for note in index.notes:
         print(f"  {note}")
     if index.unlabelled:
-        print(f"  {len(index.unlabelled)} test videos without a label: {out / 'unlabelled.csv'}")
+        videos = number_of(len(index.unlabelled), "test video")
+        print(f"  {videos} without a label: {out / 'unlabelled.csv'}")
     missing = [f"{row.path} ({row.place})" for row in index.missing]
-    _print_some("rows without a file", out / "missing.csv", missing)
+    _print_some("row without a file", "rows without a file", out / "missing.csv", missing)
     ignored = [f"{path}: {reason}" for path, reason in index.ignored.items()]
-    _print_some("ignored files", out / "ignored.txt", ignored)
+    _print_some("ignored file", "ignored files", out / "ignored.txt", ignored)
     if dry_run:
         print("  nothing was written (--dry-run)")
 
 
-def _print_some(what: str, file: Path, lines: Sequence[str]) -> None:
+def _print_some(one: str, several: str, file: Path, lines: Sequence[str]) -> None:
     if not lines:
         return
-    print(f"  {len(lines)} {what}, listed in {file}:")
+    print(f"  {number_of(len(lines), one, several)}, listed in {file}:")
     for line in lines[:_SHOWN]:
         print(f"    {ascii(line)[1:-1]}")
     if len(lines) > _SHOWN:

@@ -96,6 +96,7 @@ class _Place(NamedTuple):
     file: Path
     offset: int
     time: float
+    ok: bool
 
 
 class Records(Mapping[str, Record]):
@@ -111,7 +112,7 @@ class Records(Mapping[str, Record]):
             for offset, record in _scan(file):
                 place = self._places.get(record.item)
                 if place is None or place.time <= record.time:
-                    self._places[record.item] = _Place(file, offset, record.time)
+                    self._places[record.item] = _Place(file, offset, record.time, record.ok)
 
     def __getitem__(self, item: str) -> Record:
         place = self._places[item]
@@ -124,6 +125,10 @@ class Records(Mapping[str, Record]):
         if record is None:
             raise DataError(f"{place.file}: was changed while it was read; run the command again")
         return record
+
+    def is_bad(self, item: str) -> bool:
+        """Whether the work on `item` is on record as failed; the journal is not read for it."""
+        return item in self._places and not self._places[item].ok
 
     def __contains__(self, item: object) -> bool:
         return item in self._places

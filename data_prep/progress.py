@@ -18,12 +18,13 @@ class Progress:
         what: is being done, a word or two.
         total: items of the whole work.
         before: items done earlier; they count in the total but not in the rate.
+        bad: how many of those were bad.
         unit: an item, in one word.
     """
 
-    def __init__(self, what: str, *, total: int, before: int, unit: str) -> None:
+    def __init__(self, what: str, *, total: int, before: int, unit: str, bad: int = 0) -> None:
         self.what, self.total, self.unit = what, total, unit
-        self.done, self.bad, self.size = 0, 0, 0
+        self.done, self.bad, self.size = 0, bad, 0
         self._before = before
         self._begin = self._spoke = time.monotonic()
         self._bar: tqdm | None = None
@@ -51,9 +52,11 @@ class Progress:
         """How far the work is, how fast, how long it will take and how many items were bad."""
         seconds = max(time.monotonic() - self._begin, 1e-9)
         done = self._before + self.done
-        text = (
-            f"{self.what}: {done}/{self.total} {self.unit}s, {self.bad} bad, "
-            f"{self.done / seconds:.3g} {self.unit}s/s, {self.size / _MEGA / seconds:.3g} MB/s"
+        text = f"{self.what}: {done}/{self.total} {self.unit}s, {self.bad} bad"
+        if not self.done and done >= self.total:
+            return f"{text}; nothing was left to do"
+        text += (
+            f", {self.done / seconds:.3g} {self.unit}s/s, {self.size / _MEGA / seconds:.3g} MB/s"
         )
         if self.done and done < self.total:
             text += f", {duration((self.total - done) * seconds / self.done)} left"
@@ -74,3 +77,24 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def number_of(number: int, one: str, several: str = "") -> str:
+    """`number` with its noun: "1 video", "2 videos"; `several` where it is not `one` and s."""
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
+def size_text(num_bytes: float) -> str:
+    """`num_bytes` in GB, or in MB or kB where that would be a small fraction: "3.28 MB"."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if num_bytes >= 0.1 * unit:
+            return f"{num_bytes / unit:.3g} {name}"
+    return f"{num_bytes / 1e3:.3g} kB"
+
+
+def length_text(seconds: float) -> str:
+    """`seconds` of video in hours, or in minutes or seconds where that would be a small part."""
+    for unit, name in ((3600, "h"), (60, "min")):
+        if seconds >= 0.1 * unit:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds:.3g} s"

@@ -18,7 +18,8 @@ import av
 from data_prep.arguments import count, even, fraction
 from data_prep.encode import Settings, encode, unfinished
 from data_prep.journal import Record, Records, shard_journal, take_shard
-from data_prep.roots import Root, add_to_summary, read_root, write_rows
+from data_prep.progress import number_of, size_text
+from data_prep.roots import Root, add_to_summary, print_untrained, read_root, write_rows
 from data_prep.verify import COLUMNS, describe, fields_of, kind_of, library_version
 from data_prep.work import BadItemError, add_work_arguments, file_stamp, run_all, to_do
 from videogn.data.pyav_reader import PyAVReader
@@ -173,6 +174,7 @@ def write_root(
     write_text(out / "classes.txt", "".join(f"{name}\n" for name in root.classes))
     write_text(out / "source.txt", f"{VIDEOS}\n")
     failed: list[list[str]] = []
+    labels: list[str] = []
     for split, table in root.splits.items():
         kept = [name for name in table.strings if name not in COLUMNS]
         at = kept.index("path")
@@ -183,12 +185,16 @@ def write_root(
             if not record.ok:
                 failed.append([split, path, target, record.kind, record.error])
                 unfinished(out / VIDEOS / target).unlink(missing_ok=True)
+            if record.ok and split == "train":
+                labels.append(fields[kept.index("label")])
             if record.ok or split != "train":
                 changed = [*fields[:at], target, *fields[at + 1 :]]
                 rows.append([*changed, *fields_of(record)])
         write_rows(out / f"{split}.csv", [*kept, *COLUMNS], rows)
     write_rows(out / "failed.csv", ["split", "path", "target", "kind", "error"], failed)
     _write_summary(root, out, records, settings)
+    if "train" in root.splits:
+        print_untrained(root.classes, labels)
 
 
 def _plain_target(path: str) -> str:
@@ -271,7 +277,7 @@ def _write_summary(root: Root, out: Path, records: Records, settings: Settings) 
     }
     add_to_summary(out, "reencode", summary)
     print(
-        f"{out}: {done} videos, {before / 1e9:.3g} GB became {after / 1e9:.3g} GB; "
+        f"{out}: {number_of(done, 'video')}, {size_text(before)} became {size_text(after)}; "
         f"{sum(kinds.values())} failed"
     )
     for kind, number in kinds.most_common():

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.progress import number_of
 from videogn.data.manifest import read_manifest
 from videogn.data.tables import Columns, read_columns, write_text
 from videogn.errors import DataError
 
 SPLITS = ("train", "val", "test")
+_SHOWN_CLASSES = 5
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,24 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]])
     writer.writerow(header)
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def print_untrained(classes: Sequence[str], labels: Iterable[str]) -> None:
+    """Prints a warning that names the classes that none of `labels`, those of train.csv, means.
+
+    A label is a class name or else a class id, as in `videogn.data.manifest`.
+    """
+    ids = {str(number): number for number in range(len(classes))}
+    ids |= {name: number for number, name in enumerate(classes)}
+    bare = {label.strip() for label in labels}
+    used = {ids.get(label, ids.get(label.lstrip("0") or label[:1])) for label in bare}
+    lacking = [ascii(name) for number, name in enumerate(classes) if number not in used]
+    if lacking:
+        more = ", ..." if len(lacking) > _SHOWN_CLASSES else ""
+        print(
+            f"  warning: {len(lacking)} of {number_of(len(classes), 'class', 'classes')} without "
+            f"a training video: {', '.join(lacking[:_SHOWN_CLASSES])}{more}"
+        )
 
 
 def add_to_summary(root: Path, key: str, value: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import numpy as np
 
 from data_prep.arguments import fraction
 from data_prep.journal import Record, Records, shard_journal, take_shard
-from data_prep.roots import Root, add_to_summary, read_root, write_rows
+from data_prep.progress import length_text, number_of, size_text
+from data_prep.roots import Root, add_to_summary, print_untrained, read_root, write_rows
 from data_prep.work import BadItemError, add_work_arguments, file_stamp, run_all, to_do
 from videogn.data.frame_index import FrameIndex
 from videogn.data.pyav_reader import PyAVReader
@@ -55,20 +56,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-bad", metavar="SHARE", type=fraction, default=0.01, help="else exit code 3 (0.01)")
     add("--drop-bad", action="store_true", help="take bad videos out of train.csv, never of val")
     add("--write", action="store_true", help="write the csv files from what is recorded, and end")
-    add_work_arguments(parser, timeout=120)
+    add_work_arguments(
+        parser,
+        timeout=120,
+        retry_help="try those again that are recorded as bad, and the rows that --drop-bad took "
+        "out: good ones come back",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Verifies the root; DataError (exit code 3) when more than --max-bad of it is bad."""
     root = read_root(arguments.root, arguments.videos)
     videos = take_shard(root.distinct(), arguments.shard)
+    tried = videos
+    if arguments.retry_bad:
+        tried = [*videos, *take_shard([row["path"] for row in _dropped(root)], arguments.shard)]
     journal = shard_journal(root.path / JOURNAL, arguments.shard)
     redo = partial(_redo, fast=arguments.fast, retry_bad=arguments.retry_bad)
     stamp = partial(file_stamp, root=root.videos)
     if arguments.dry_run:
-        todo = to_do(videos, Records(journal), stamp=stamp, redo=redo)
+        todo = to_do(tried, Records(journal), stamp=stamp, redo=redo)
         print(
-            f"{len(videos)} videos under {root.videos}: {len(videos) - len(todo)} are recorded, "
+            f"{len(tried)} videos under {root.videos}: {len(tried) - len(todo)} are recorded, "
             f"{len(todo)} would be decoded by {arguments.jobs} processes into {journal}"
         )
         return
@@ -76,7 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
         records = Records(journal)
     else:
         records = run_all(
-            videos,
+            tried,
             partial(verify_video, videos=root.videos, fast=arguments.fast),
             journal=journal,
             jobs=arguments.jobs,
@@ -132,17 +141,36 @@ def write_results(root: Root, records: Records, *, drop_bad: bool, max_bad: floa
 
     With `drop_bad` rows of bad videos leave train.csv; their rows stay in bad.csv. When they are
     more than `max_bad` of it, as when a disk is not mounted, none is taken out: DataError.
+    Rows dropped before whose videos are good by now come back, at the end of train.csv.
     """
+    earlier = _dropped(root)
+    back = [row for row in earlier if row["path"] in records and records[row["path"]].ok]
     dropped, total = 0, 0
     if drop_bad and "train" in root.splits:
         paths = root.splits["train"].strings["path"]
         dropped, total = sum(_is_bad(records, path) for path in paths), len(paths)
     too_many = dropped > max_bad * total
-    _write_bad(root, records, drop_bad=drop_bad and not too_many)  # before they leave train.csv
+    drop = drop_bad and not too_many
+    # A row is in bad.csv before it leaves train.csv, and the reverse: a kill loses none.
+    _write_bad(root, records, earlier, drop_bad=drop)
     for split, table in root.splits.items():
-        drop = drop_bad and not too_many and split == "train"
-        _write_split(root, split, table, records, drop_bad=drop)
-    _write_summary(root, records)
+        is_train = split == "train"
+        returned = back if is_train else []
+        _write_split(root, split, table, records, returned, drop_bad=drop and is_train)
+    if back:
+        left = [row for row in earlier if row not in back]
+        _write_bad(root, records, left, drop_bad=drop)
+    _write_summary(root, records, [row["path"] for row in back])
+    if back:
+        print(f"  {number_of(len(back), 'row')} dropped before came back into train.csv")
+    if len(earlier) > len(back):
+        rows = number_of(len(earlier) - len(back), "row")
+        print(f"  {rows} dropped before, listed in bad.csv; --retry-bad tries them again")
+    if drop and "train" in root.splits:
+        columns = root.splits["train"].strings
+        pairs = zip(columns["path"], columns["label"], strict=True)
+        labels = [label for path, label in pairs if not _is_bad(records, path)]
+        print_untrained(root.classes, [*labels, *(row["label"] for row in back)])
     if too_many:
         raise DataError(
             f"{root.path}: --drop-bad would take {dropped} of {total} rows out of train.csv, more "
@@ -213,11 +241,17 @@ def _redo(record: Record, *, fast: bool, retry_bad: bool) -> bool:
 
 
 def _is_bad(records: Records, path: str) -> bool:
-    return path in records and not records[path].ok
+    return records.is_bad(path)
 
 
 def _write_split(
-    root: Root, split: str, table: Columns, records: Records, *, drop_bad: bool
+    root: Root,
+    split: str,
+    table: Columns,
+    records: Records,
+    returned: Sequence[Mapping[str, str]],
+    *,
+    drop_bad: bool,
 ) -> None:
     kept = [name for name in table.strings if name not in COLUMNS]
     at = kept.index("path")
@@ -227,6 +261,8 @@ def _write_split(
             record = records.get(fields[at])
             if not (drop_bad and record is not None and not record.ok):
                 yield [*fields, *fields_of(record)]
+        for row in returned:
+            yield [*(row.get(name, "") for name in kept), *fields_of(records[row["path"]])]
 
     write_rows(root.path / f"{split}.csv", [*kept, *COLUMNS], rows())
 
@@ -243,20 +279,25 @@ def fields_of(record: Record | None) -> list[str]:
     return [str(known.get(name, "")) for name in COLUMNS]
 
 
-def _write_bad(root: Root, records: Records, *, drop_bad: bool) -> None:
-    """Writes bad.csv: the bad rows of every split, and those that were dropped before."""
+def _dropped(root: Root) -> list[dict[str, str]]:
+    """The rows of bad.csv that left train.csv, and are not there again by a new index."""
     path = root.path / "bad.csv"
-    rows: list[dict[str, str]] = []
-    if path.is_file():
-        earlier = read_columns(path, required=_BAD_COLUMNS).strings
-        rows = [
-            row
-            for row in (
-                dict(zip(earlier, fields, strict=True))
-                for fields in zip(*earlier.values(), strict=True)
-            )
-            if row["dropped"] == "1"
-        ]
+    if not path.is_file() or "train" not in root.splits:
+        return []
+    columns = read_columns(path, required=("path", "label", *_BAD_COLUMNS)).strings
+    listed = set(root.splits["train"].strings["path"])
+    rows = [
+        dict(zip(columns, fields, strict=True)) for fields in zip(*columns.values(), strict=True)
+    ]
+    return [row for row in rows if row["dropped"] == "1" and row["path"] not in listed]
+
+
+def _write_bad(
+    root: Root, records: Records, earlier: Sequence[dict[str, str]], *, drop_bad: bool
+) -> None:
+    """Writes bad.csv: the bad rows of every split, and `earlier`, those dropped before."""
+    path = root.path / "bad.csv"
+    rows = list(earlier)
     for split, table in root.splits.items():
         names = [name for name in table.strings if name not in COLUMNS]
         for fields in zip(*(table.strings[name] for name in names), strict=True):
@@ -272,11 +313,11 @@ def _write_bad(root: Root, records: Records, *, drop_bad: bool) -> None:
     write_rows(path, header, ([row.get(name, "") for name in header] for row in rows))
 
 
-def _write_summary(root: Root, records: Records) -> None:
+def _write_summary(root: Root, records: Records, returned: Sequence[str]) -> None:
     kinds: Counter[str] = Counter()
     seen = frames = size = fast = 0
     seconds = 0.0
-    videos = root.distinct()
+    videos = list(dict.fromkeys([*root.distinct(), *returned]))
     for path in videos:
         record = records.get(path)
         if record is None:
@@ -302,8 +343,9 @@ def _write_summary(root: Root, records: Records) -> None:
     }
     add_to_summary(root.path, "verify", summary)
     print(
-        f"{root.path}: {seen} of {len(videos)} videos verified, {good} are good, "
-        f"{seen - good} bad; {frames} frames, {seconds / 3600:.3g} h, {size / 1e9:.3g} GB"
+        f"{root.path}: {seen} of {number_of(len(videos), 'video')} verified, {good} good, "
+        f"{seen - good} bad; {number_of(frames, 'frame')}, {length_text(seconds)}, "
+        f"{size_text(size)}"
     )
     for kind, number in kinds.most_common():
         print(f"  {number} {kind}")

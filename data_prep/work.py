@@ -72,9 +72,11 @@ def run_all(
     stamp = stamp or file_stamp
     items = list(dict.fromkeys(items))
     with appending(journal) as lines, noted_signals() as stopped:
-        todo = to_do(items, Records(journal), stamp=stamp, redo=redo)
-        what = journal.name.partition(".")[0]
-        progress = Progress(what, total=len(items), before=len(items) - len(todo), unit=unit)
+        earlier = Records(journal)
+        todo = to_do(items, earlier, stamp=stamp, redo=redo)
+        bad = sum(map(earlier.is_bad, set(items).difference(todo)))
+        what, before = journal.name.partition(".")[0], len(items) - len(todo)
+        progress = Progress(what, total=len(items), before=before, unit=unit, bad=bad)
         crew = Crew(todo, functools.partial(Worker, work, stamp, memory), jobs, timeout)
         with closing(crew.results(stopped)) as results:
             _write_down(results, lines, progress)
@@ -115,7 +117,12 @@ def file_stamp(path: str, *, root: Path | None = None) -> Stamp | None:
     return None
 
 
-def add_work_arguments(parser: argparse.ArgumentParser, *, timeout: int) -> None:
+def add_work_arguments(
+    parser: argparse.ArgumentParser,
+    *,
+    timeout: int,
+    retry_help: str = "try those again that are recorded as bad",
+) -> None:
     """Declares the options that every command with long work has."""
     add = parser.add_argument
     cores = available_cores()
@@ -141,7 +148,7 @@ def add_work_arguments(parser: argparse.ArgumentParser, *, timeout: int) -> None
         default=(1, 1),
         help="do the I-th of N parts of the work, for an array of machines",
     )
-    add("--retry-bad", action="store_true", help="try those again that are recorded as bad")
+    add("--retry-bad", action="store_true", help=retry_help)
     add("--dry-run", action="store_true", help="say what would be done, and write nothing")
 
 

@@ -212,6 +212,21 @@ def test_a_folder_that_cannot_be_listed_is_named_and_passed_over(
     assert f"error: {source}: {reason}; check" in capsys.readouterr().err
 
 
+def test_one_video_a_class_is_told_where_none_is_held_out(
+    tmp_path: Path, clip: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source"
+    for name in ("walk", "run"):
+        (source / name).mkdir(parents=True)
+        (source / name / "a.mp4").write_bytes(clip)
+    (source / "classes.txt").write_text("walk\nsit\nrun\n")
+    assert run("index", source, "--out", tmp_path / "root", "--val", 0.2) == 0
+    printed = capsys.readouterr().out
+    assert "no val.csv: each class has one video, which training needs (--val-same" in printed
+    assert "--val FRACTION" not in printed
+    assert "  warning: 1 of 3 classes without a training video: 'sit'\n" in printed
+
+
 def test_the_first_reason_is_told_where_there_is_no_video(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

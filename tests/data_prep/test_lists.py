@@ -231,7 +231,7 @@ def test_repeated_rows_are_counted(
     put(source, VIDEOS, clip)
     (file,) = put_lists(source, train_dot_txt="a.mp4 walk\nd.mp4 run\nwalk/a.mp4 walk\n")
     assert len(index(source, "--list", file)["train"]) == 2
-    assert "1 rows repeat an earlier one" in capsys.readouterr().out
+    assert "1 row repeats an earlier one and is left out\n" in capsys.readouterr().out
 
 
 def test_labels_csv_beside_the_videos(source: Path, clip: bytes) -> None:

@@ -157,7 +157,7 @@ def test_verify_adds_columns_and_keeps_every_row(
     assert (summary["videos"], summary["ok"], summary["bad"]) == (4, 3, 1)
     assert summary["frames"] == 20 + 7 + 9
     assert summary["kinds"] == {"not media": 1}
-    assert "4 of 4 videos verified, 3 are good, 1 bad" in capsys.readouterr().out
+    assert "4 of 4 videos verified, 3 good, 1 bad; 36 frames, 1.2 s, " in capsys.readouterr().out
 
     # The index that training reads gives the same frames as the file.
     manifest = read_manifest(root, "train")
@@ -167,7 +167,8 @@ def test_verify_adds_columns_and_keeps_every_row(
         assert np.array_equal(given.frames([5, 1]), own.frames([5, 1]))
 
     before = (root / "verify.jsonl").read_bytes()
-    assert verify(root, "--max-bad", "0.3") == 0  # nothing is left to do
+    assert verify(root, "--max-bad", "0.3") == 0
+    assert "verify: 4/4 videos, 1 bad; nothing was left to do\n" in capsys.readouterr().err
     assert (root / "verify.jsonl").read_bytes() == before
     assert rows(root / "train.csv") == train
 
@@ -207,6 +208,78 @@ def test_dropped_rows_leave_train_only_and_stay_on_record(
             ("val", "0", "absent.mp4"),
         ]
         assert bad[0]["note"] == "n,absent.mp4"
+
+
+def test_dropped_rows_come_back_when_their_videos_are_good_again(
+    tmp_path: Path, videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "root"
+    write_root(root, {"train": ["a.mp4", "gone.mp4", "absent.mp4", "b.mkv"]})
+    words = ("--drop-bad", "--max-bad", "0.6")
+    assert verify(root, *words) == 0
+    whole = rows(root / "train.csv")
+    shutil.copyfile(videos / "a.mp4", videos / "absent.mp4")
+    assert verify(root) == 0  # a plain run looks at the rows there are
+    assert "2 rows dropped before, listed in bad.csv; --retry-bad" in capsys.readouterr().out
+    assert rows(root / "train.csv") == whole
+
+    assert verify(root, "--retry-bad", "--dry-run") == 0
+    assert "4 videos under" in capsys.readouterr().out
+    assert verify(root, "--retry-bad") == 0  # what is still bad was dropped and is no error
+    printed = capsys.readouterr().out
+    assert "3 of 3 videos verified, 3 good, 0 bad" in printed
+    assert "1 row dropped before came back into train.csv" in printed
+    train = rows(root / "train.csv")
+    assert train[:2] == whole
+    assert [row["path"] for row in train] == ["a.mp4", "b.mkv", "absent.mp4"]
+    assert (train[2]["note"], train[2]["ok"], train[2]["num_frames"]) == ("n,absent.mp4", "1", "20")
+    left = [(row["path"], row["dropped"]) for row in rows(root / "bad.csv")]
+    assert left == [("gone.mp4", "1")]
+
+
+def test_a_new_index_forgets_what_was_dropped(tmp_path: Path, videos: Path) -> None:
+    (videos / "walk").mkdir()
+    shutil.move(videos / "a.mp4", videos / "walk" / "a.mp4")
+    shutil.move(videos / "b.mkv", videos / "walk" / "b.mkv")
+    (videos / "c.avi").unlink()
+    root = tmp_path / "root"
+    words = ["index", str(videos), "--out", str(root), "--val", "0"]
+    assert main(words) == 0
+    (videos / "walk" / "b.mkv").write_bytes(b"no video")
+    assert verify(root, "--drop-bad", "--max-bad", "0.5") == 0
+    assert [row["dropped"] for row in rows(root / "bad.csv")] == ["1"]
+    assert main(words) == 0
+    assert not (root / "bad.csv").exists()
+    (root / "bad.csv").write_text("of,another,project\n")
+    assert main(words) == 0
+    assert (root / "bad.csv").exists()
+
+
+def test_progress_begins_with_the_bad_videos_on_record(
+    tmp_path: Path, videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "root"
+    write_root(root, {"train": ["absent.mp4", "gone.mp4"]})
+    assert verify(root) == 3
+    write_root(root, {"train": ["absent.mp4", "gone.mp4", "a.mp4"]})
+    capsys.readouterr()
+    assert verify(root) == 3
+    assert "verify: 3/3 videos, 2 bad, " in capsys.readouterr().err
+    assert verify(root, "--retry-bad") == 3
+    assert "verify: 3/3 videos, 2 bad, " in capsys.readouterr().err
+
+
+def test_a_class_left_without_a_training_video_is_named(
+    tmp_path: Path, videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "root"
+    write_root(root, {"train": ["absent.mp4", "a.mp4"]}, label="walk")
+    table = root / "train.csv"
+    table.write_text(table.read_text().replace("a.mp4,walk", "a.mp4,1"))  # an id
+    assert verify(root, "--max-bad", "0.5") == 0
+    assert "warning" not in capsys.readouterr().out
+    assert verify(root, "--drop-bad", "--max-bad", "0.5") == 0
+    assert "  warning: 1 of 2 classes without a training video: 'walk'\n" in capsys.readouterr().out
 
 
 def test_a_full_look_follows_a_fast_one_and_not_the_reverse(tmp_path: Path, videos: Path) -> None:

@@ -245,7 +245,8 @@ def _refuse_two_labels(
             )
         repeated += earlier != row
     if repeated:
-        log.warning("%s: %d rows repeat a video; it counts more than others", table, repeated)
+        rows = "1 row repeats" if repeated == 1 else f"{repeated} rows repeat"
+        log.warning("%s: %s a video; it counts more than others", table, rows)
 
 
 def shown(text: str) -> str:
