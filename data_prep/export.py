@@ -24,6 +24,7 @@ class Format:
         class_file: of the class names.
         class_text: the class names -> its content.
         hint: the settings for lists in `{lists}` of videos under `{videos}`.
+        takes_comma: whether its lists may have a comma between path and label.
         needs_test: whether the project tests on a list of its own; that of val serves.
     """
 
@@ -31,6 +32,7 @@ class Format:
     class_file: str
     class_text: Callable[[Sequence[str]], str]
     hint: str
+    takes_comma: bool
     needs_test: bool
 
 
@@ -48,6 +50,7 @@ FORMATS: Mapping[str, Format] = {
         "class_names.json",
         _as_json,
         "DATA.PATH_TO_DATA_DIR {lists} DATA.PATH_PREFIX '{videos}'",
+        takes_comma=True,
         needs_test=True,
     ),
     "mmaction2": Format(
@@ -55,6 +58,7 @@ FORMATS: Mapping[str, Format] = {
         "label_map.txt",
         _as_lines,
         "ann_file='{lists}/train_list_videos.txt', data_prefix=dict(video='{videos}')",
+        takes_comma=False,
         needs_test=False,
     ),
 }
@@ -73,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the lists, all or none, and prints the settings that find them."""
-    if arguments.comma and arguments.format != "pyslowfast":
+    if arguments.comma and not FORMATS[arguments.format].takes_comma:
         raise DataError(f"--comma: {arguments.format} separates by blanks; leave the option out")
     files = export_lists(
         arguments.root,
@@ -105,14 +109,16 @@ def export_lists(
     splits = [split for split in SPLITS if split == "train" or (root / f"{split}.csv").is_file()]
     for split in splits:
         manifest = read_manifest(root, split)
-        files[form.list_name.format(split=split)] = _lines(manifest, separator, absolute=absolute)
+        files[form.list_name.format(split=split)] = _lines(
+            manifest, form, separator, absolute=absolute
+        )
         files[form.class_file] = form.class_text(manifest.classes)
     if form.needs_test and "test" not in splits and "val" in splits:
         files[form.list_name.format(split="test")] = files[form.list_name.format(split="val")]
     return files
 
 
-def _lines(manifest: Manifest, separator: str, *, absolute: bool) -> str:
+def _lines(manifest: Manifest, form: Format, separator: str, *, absolute: bool) -> str:
     lines: list[str] = []
     for row, (path, label) in enumerate(zip(manifest.paths, manifest.labels.tolist(), strict=True)):
         if split_member(path):
@@ -124,9 +130,12 @@ def _lines(manifest: Manifest, separator: str, *, absolute: bool) -> str:
         blank = separator == " " and any(letter.isspace() for letter in written)
         if blank or separator in written or len(written.splitlines()) != 1:
             what = "a blank" if blank else "a separator"
+            one_line = len(written.splitlines()) == 1
+            comma = blank and form.takes_comma and one_line and "," not in written
+            remedy = "rename it, or give --comma" if comma else "rename it and index again"
             raise DataError(
                 f"{_place(manifest, row)}: {written!r} holds {what}, which the lists cannot hold; "
-                "rename it, or see --comma"
+                f"{remedy}"
             )
         lines.append(f"{written}{separator}{label}\n")
     return "".join(lines)

@@ -14,6 +14,8 @@ from data_prep.index_files import OWN_FILES, Index, print_summary, write_index
 from data_prep.layouts import LAYOUTS, read_names, read_tree, recognize
 from data_prep.listing import Found, Listing
 from data_prep.lists import read_class_names
+from data_prep.progress import number_of
+from data_prep.resolve import why_missing
 from data_prep.scan import Scan, scan_videos
 from data_prep.splitting import (
     by_first_folder,
@@ -254,11 +256,12 @@ def _left_out(scan: Scan, listing: Listing) -> dict[str, str]:
 
 def _nothing_found(listing: Listing, scan: Scan, layout: str) -> DataError:
     if listing.missing:
-        row = listing.missing[0]
+        row, others = listing.missing[0], len(listing.missing) - 1
+        nor = f", nor is that of {number_of(others, 'other row')}" if others else ""
         return DataError(
-            f"{row.place}: {row.path!r} is no video under {scan.source}, nor are the other "
-            f"{len(listing.missing) - 1} rows; check the folder, or choose another layout than "
-            f"{layout} with --layout"
+            f"{row.place}: {row.path!r} is no video under {scan.source} "
+            f"({why_missing(scan.source, row)}){nor}; check the folder, or choose another layout "
+            f"than {layout} with --layout"
         )
     path, reason = next(iter(listing.ignored.items()))
     return DataError(

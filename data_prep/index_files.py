@@ -9,6 +9,7 @@ from pathlib import Path
 from data_prep.classes import Entry
 from data_prep.lists import Listed
 from data_prep.progress import number_of
+from data_prep.resolve import why_missing
 from data_prep.roots import SPLITS, print_untrained, write_rows
 from videogn.data.manifest import write_manifest, write_text
 from videogn.errors import DataError
@@ -64,8 +65,11 @@ def write_index(index: Index, out: Path) -> None:
         (out / "ignored.txt").unlink(missing_ok=True)
     _write_rows(
         out / "missing.csv",
-        ("path", "label", "split", "place"),
-        [(row.path, row.label, row.split, row.place) for row in index.missing],
+        ("path", "label", "split", "place", "reason"),
+        [
+            (row.path, row.label, row.split, row.place, why_missing(index.source, row))
+            for row in index.missing
+        ],
     )
     _write_rows(
         out / "unlabelled.csv", ("path", "split"), [(e.path, e.split) for e in index.unlabelled]
@@ -125,18 +129,23 @@ def print_summary(index: Index, out: Path, *, dry_run: bool) -> None:
     if index.unlabelled:
         videos = number_of(len(index.unlabelled), "test video")
         print(f"  {videos} without a label: {out / 'unlabelled.csv'}")
-    missing = [f"{row.path} ({row.place})" for row in index.missing]
-    _print_some("row without a file", "rows without a file", out / "missing.csv", missing)
+    missing = [
+        f"{row.path} ({row.place}): {why_missing(index.source, row)}"
+        for row in index.missing[: _SHOWN + 1]
+    ]
+    _print_some(
+        number_of(len(index.missing), "row"), "without a video", out / "missing.csv", missing
+    )
     ignored = [f"{path}: {reason}" for path, reason in index.ignored.items()]
-    _print_some("ignored file", "ignored files", out / "ignored.txt", ignored)
+    _print_some(number_of(len(ignored), "file"), "ignored", out / "ignored.txt", ignored)
     if dry_run:
         print("  nothing was written (--dry-run)")
 
 
-def _print_some(one: str, several: str, file: Path, lines: Sequence[str]) -> None:
+def _print_some(number: str, what: str, file: Path, lines: Sequence[str]) -> None:
     if not lines:
         return
-    print(f"  {number_of(len(lines), one, several)}, listed in {file}:")
+    print(f"  {number} {what}, listed in {file}:")
     for line in lines[:_SHOWN]:
         print(f"    {ascii(line)[1:-1]}")
     if len(lines) > _SHOWN:

@@ -57,6 +57,18 @@ class Resolver:
         return ids
 
 
+def why_missing(source: Path, row: Listed) -> str:
+    """Why no video below `source` is that of `row`: there is none, or it lies elsewhere."""
+    file = source / row.path.strip()
+    try:
+        if not file.is_file():
+            return "no such file"
+        inside = file.resolve().is_relative_to(source)
+    except (OSError, ValueError):  # too long a name, or one with a NUL
+        return "no such file"
+    return "is no video, see ignored.txt" if inside else "lies outside the folder"
+
+
 def _folders(path: str) -> list[str]:
     return [part for part in folders_of(path) if part not in ("", ".")]
 

@@ -180,7 +180,7 @@ def test_what_is_missing_comes_with_the_command_that_makes_it(tmp_path: Path) ->
     with pytest.raises(DataError, match=r"val.csv: no such file: .*--val 0\.1"):
         read_manifest(root, "val")
     (root / "classes.txt").unlink()
-    with pytest.raises(DataError, match=r"classes\.txt: cannot be read"):
+    with pytest.raises(DataError, match=r"classes\.txt: no such file; index again"):
         read_manifest(root, "train")
 
 

@@ -118,6 +118,22 @@ def test_a_comma_lets_paths_hold_blanks(tmp_path: Path, capsys: pytest.CaptureFi
     assert "--comma: mmaction2 separates by blanks" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("form", "path", "remedy"),
+    [
+        ("pyslowfast", "a b.mp4", "rename it, or give --comma"),
+        ("pyslowfast", "a, b.mp4", "rename it and index again"),
+        ("mmaction2", "a b.mp4", "rename it and index again"),
+    ],
+)
+def test_a_comma_is_only_advised_where_it_helps(
+    tmp_path: Path, form: str, path: str, remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_root(tmp_path / "root", {"train": [path]}, tmp_path)
+    assert run("export", tmp_path / "root", "--format", form, "--out", tmp_path / "lists") == 3
+    assert f"which the lists cannot hold; {remedy}\n" in capsys.readouterr().err
+
+
 def test_a_data_root_is_not_overwritten(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (root / "train.csv").read_bytes()
     assert run("export", root, "--format", "pyslowfast", "--out", root) == 3

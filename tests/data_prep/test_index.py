@@ -66,7 +66,7 @@ def test_folders_name_the_classes(
     printed = capsys.readouterr().out
     assert "21 videos in 2 of 2 classes" in printed
     assert "train.csv: 17" in printed
-    assert "2 ignored files, listed in" in printed
+    assert "2 files ignored, listed in" in printed
 
 
 def test_the_same_seed_gives_the_same_split(source: Path, tmp_path: Path) -> None:

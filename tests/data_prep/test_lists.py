@@ -158,7 +158,7 @@ def test_numbers_of_kinetics_are_its_ids(source: Path, clip: bytes) -> None:
         ("walk/v1 300 0\nrun/v2 250 1\n", ":1: 'walk/v1 300 0' names a folder of frames"),
         ("walk/a.mp4 1 2\nrun/b c.mp4 1\n", ":1: '1 2' are several numbers"),
         ("walk/a.mp4 1\nrun/b c.mp4 0\nand so on\n" * 60, ":3: 'and so on' is no `path label`"),
-        ("x/a.mp4 1\nx/e.mp4 0\n", ":1: 'x/a.mp4' is no video under .*nor are the other 1 rows"),
+        ("x/a.mp4 1\nx/e.mp4 0\n", ":1: 'x/a.mp4' is no video under .*nor is that of 1 other row"),
         ("d.mp4 0\nrun/d.mp4 1\n", ":2: 'run/d.mp4' is '1' here and '0' at .*:1; keep one label"),
         ('"walk/a.mp4",1\n"run/b c.mp4,0\n', ":2: is no valid csv"),
         ("path,label\nwalk/a.mp4,walk\nrun/d.mp4\n", ":3: 1 fields where the header has 2"),
@@ -223,6 +223,39 @@ def test_a_youtube_id_in_training_and_validation_is_refused(
         clip)  # fmt: skip
     error = refused(source, capsys)
     assert f"YouTube id {name!r} is for training here and for validation at val/yoga/" in error
+
+
+def test_rows_of_files_elsewhere_are_told_from_those_of_none(
+    source: Path, clip: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(source, [*VIDEOS, "notes/page.mp4"], clip)
+    (source / "notes/page.mp4").write_text("no video")
+    put(source.parent, ["elsewhere/far.mp4"], clip)
+    far = source.parent / "elsewhere/far.mp4"
+    text = f"a.mp4 walk\nd.mp4 run\n{far} run\nnone.mp4 run\nnotes/page.mp4 run\n"
+    (file,) = put_lists(source, train_dot_txt=text)
+    assert len(index(source, "--list", file, "--val", 0)["train"]) == 2
+    missing = read_table(source.parent / "root" / "missing.csv", ("path", "reason"))
+    reasons = ["lies outside the folder", "no such file", "is no video, see ignored.txt"]
+    assert [row.fields["reason"] for row in missing] == reasons
+    printed = capsys.readouterr().out
+    assert "  3 rows without a video, listed in " in printed
+    assert f"{far} ({file}:3): lies outside the folder\n" in printed
+    file.write_text(f"{far} run\n")
+    assert run("index", source, "--list", file, "--out", source.parent / "new") == 3
+    assert f"under {source} (lies outside the folder); check the folder" in capsys.readouterr().err
+
+
+def test_a_list_that_cannot_be_read_is_not_called_unprepared(
+    source: Path, clip: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(source, VIDEOS, clip)
+    for path, reason in (
+        (source.parent / "no.csv", "(No such file or directory); check the path\n"),
+        (source, "(Is a directory); check the path and its permissions\n"),
+    ):
+        assert run("index", source, "--list", path, "--out", source.parent / "root") == 3
+        assert f"{path}: cannot be read {reason}" in capsys.readouterr().err
 
 
 def test_repeated_rows_are_counted(

@@ -111,6 +111,9 @@ def read_manifest(root: Path, split: str, *, videos: Path | None = None) -> Mani
         missing = f"{table}: no such file" if root.is_dir() else f"{root}: no such data root"
         command = _PREPARE.format(root=root)
         raise DataError(f"{missing}; prepare one, of Kinetics-400 too, with `{command}`")
+    if not (root / "classes.txt").exists():
+        command = _PREPARE.format(root=root)
+        raise DataError(f"{root / 'classes.txt'}: no such file; index again with `{command}`")
     classes = read_classes(root / "classes.txt")
     columns = read_columns(table)
     paths, texts = columns.strings.pop("path"), columns.strings.pop("label")

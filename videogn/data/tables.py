@@ -115,7 +115,8 @@ def read_text(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); prepare it") from error
+        what = "path" if isinstance(error, FileNotFoundError) else "path and its permissions"
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the {what}") from error
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return content.decode("utf-16" if wide else "utf-8-sig")
