@@ -31,7 +31,7 @@ class NormConfig:
     eps: float = 1e-5
     momentum: float = 0.1
     zero_init_residual: bool = True
-    impl: Literal["auto", "aten"] = "auto"
+    impl: Literal["auto", "aten", "triton"] = "auto"
 
 
 @dataclass

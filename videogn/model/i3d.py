@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from videogn.model.fused_norm import normalize
 from videogn.model.norm import NormFactory, NormKind, norm_factory
 
 
@@ -111,7 +112,6 @@ class Bottleneck3d(nn.Module):
         self.norm2 = norm(width)
         self.conv3 = _conv(width, out_channels, (1, 1, 1))
         self.norm3 = norm(out_channels)
-        self.relu = nn.ReLU(inplace=True)
         self.downsample: nn.Sequential | None = None
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
@@ -122,10 +122,9 @@ class Bottleneck3d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns `relu(f(x) + shortcut(x))`."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        y = self.relu(self.norm1(self.conv1(x)))
-        y = self.relu(self.norm2(self.conv2(y)))
-        y = self.norm3(self.conv3(y))
-        return self.relu(y + shortcut)
+        y = normalize(self.norm1, self.conv1(x), relu=True)
+        y = normalize(self.norm2, self.conv2(y), relu=True)
+        return normalize(self.norm3, self.conv3(y), shortcut, relu=True)
 
 
 class I3DResNet(nn.Module):
@@ -171,7 +170,6 @@ class I3DResNet(nn.Module):
         self.stem_pool_padding = stem_pool_padding
         self.conv1 = _conv(3, width, (arch.stem_kernel_t, 7, 7), stride=(arch.stem_stride_t, 2, 2))
         self.norm1 = norm(width)
-        self.relu = nn.ReLU(inplace=True)
         in_channels = width
         for stage, kernels_t in enumerate(arch.kernels_t):
             blocks: list[nn.Module] = []
@@ -232,7 +230,7 @@ class I3DResNet(nn.Module):
 
     def forward_features(self, clips: Tensor) -> Tensor:
         """Returns the last map: (N, 3, T, H, W) -> (N, 32 * width, T', H', W')."""
-        x = self.relu(self.norm1(self.conv1(clips)))
+        x = normalize(self.norm1, self.conv1(clips), relu=True)
         x = max_pool_frames(x, self.arch.pool1_t, self.arch.pool1_stride_t)
         x = max_pool_pixels(x, kernel=3, stride=2, padding=self.stem_pool_padding)
         for i, stage in enumerate(self.stages):
