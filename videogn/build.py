@@ -97,6 +97,10 @@ def build_norm(config: Config) -> NormFactory:
         eps=norm.eps,
         momentum=norm.momentum,
         impl=norm.impl,
+        sub_batch=norm.sub_batch,
+        brn_r_max=norm.brn_r_max,
+        brn_d_max=norm.brn_d_max,
+        brn_warmup_steps=norm.brn_warmup_steps,
     )
 
 

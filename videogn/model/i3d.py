@@ -275,7 +275,7 @@ class I3DResNet(nn.Module):
         A state dict does not hold it: weights trained with 32 groups load into 8 without a word.
         """
         norm = self.norm1
-        shape: dict[str, Any] = {"norm": type(norm).__name__, "eps": norm.eps}
+        shape: dict[str, Any] = {"norm": _function_of(norm), "eps": norm.eps}
         groups = [m.num_groups for m in self.modules() if isinstance(m, nn.GroupNorm)]
         if groups:  # one number where it is the same in every layer
             shape["groups"] = groups[0] if len(set(groups)) == 1 else groups
@@ -287,6 +287,12 @@ class I3DResNet(nn.Module):
             "num_classes": self.fc.out_features,
             "window": list(self.window),
         }
+
+
+def _function_of(norm: nn.Module) -> str:
+    """The kinds of BN that differ in training alone are one function, under torch's name."""
+    is_bn = isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    return "BatchNorm3d" if is_bn else type(norm).__name__
 
 
 def complete_fingerprint(stated: Mapping[str, Any]) -> dict[str, Any]:
@@ -316,8 +322,8 @@ def create_model(
     Args:
         arch: a name in `ARCHS`; the networks of arXiv:1711.07971 (I3D, C2D) and arXiv:1812.03982
             (Slow), as the projects that published weights of them built them.
-        norm: "gn" (32 groups; arXiv:1803.08494), "bn", "frozen_bn", "ln", "in", or any function
-            channels -> layer over (N, C, T, H, W).
+        norm: "gn" (32 groups; arXiv:1803.08494), "bn", "ln", "in", "brn", "frozen_bn", "sync_bn",
+            or any function channels -> layer over (N, C, T, H, W).
         num_frames: frames of a training clip.
         crop_size: pixels of a training clip's side.
         num_classes: K.

@@ -8,14 +8,16 @@ from typing import Literal, get_args
 from torch import nn
 
 from videogn.model.fused_norm import BatchNorm3d, FrozenBatchNorm3d, GroupNorm
+from videogn.model.renorm import BatchRenorm3d
+from videogn.model.sync_norm import SyncBatchNorm
 from videogn.ops import Impl
 
 NormFactory = Callable[[int], nn.Module]
-NormKind = Literal["gn", "bn", "ln", "in", "frozen_bn"]
+NormKind = Literal["gn", "bn", "ln", "in", "brn", "frozen_bn", "sync_bn"]
 NORM_KINDS: tuple[str, ...] = get_args(NormKind)
 
 
-def norm_factory(
+def norm_factory(  # noqa: PLR0913 - those of every kind
     kind: NormKind,
     *,
     num_groups: int = 32,
@@ -23,6 +25,10 @@ def norm_factory(
     eps: float = 1e-5,
     momentum: float = 0.1,
     impl: Impl = "auto",
+    sub_batch: int | None = None,
+    brn_r_max: float = 1.5,
+    brn_d_max: float = 0.5,
+    brn_warmup_steps: int = 5000,
 ) -> NormFactory:
     """Returns the function that makes one normalization layer, given its number of channels.
 
@@ -36,7 +42,8 @@ def norm_factory(
         gn   (T, H, W) and C / G channels     per clip and group
 
     "frozen_bn" is BN whose mean, variance, gamma and beta are those of the initial weights and
-    stay so: see `FrozenBatchNorm3d`.
+    stay so (`FrozenBatchNorm3d`); "sync_bn" is BN over the clips of all processes
+    (`SyncBatchNorm`); "brn" is Batch Renorm, BN drawn to its running statistics (`BatchRenorm3d`).
 
     Args:
         kind: which of these.
@@ -46,6 +53,10 @@ def norm_factory(
         momentum: weight of the newest batch in BN's running statistics, as PyTorch counts it
             (Caffe2's 0.9 is 0.1 here).
         impl: what computes it: "auto", "aten" or "triton", see `videogn.ops`.
+        sub_batch: clips of a batch that share statistics, in "bn"; None: all.
+        brn_r_max: limit of "brn"; see `BatchRenorm3d` for the three.
+        brn_d_max: likewise.
+        brn_warmup_steps: likewise.
 
     Raises:
         ValueError: an unknown kind; or, when a layer is made, groups that do not divide it.
@@ -58,7 +69,14 @@ def norm_factory(
         case "in":  # a group per channel
             return lambda channels: GroupNorm(channels, channels, eps, impl)
         case "bn":
-            return lambda channels: BatchNorm3d(channels, eps, momentum, impl)
+            return lambda channels: BatchNorm3d(channels, eps, momentum, impl, sub_batch)
+        case "sync_bn":
+            return lambda channels: SyncBatchNorm(channels, eps, momentum, impl)
+        case "brn":
+            return lambda channels: BatchRenorm3d(
+                channels, eps, momentum, impl,
+                r_max=brn_r_max, d_max=brn_d_max, warmup_steps=brn_warmup_steps,
+            )  # fmt: skip
         case "frozen_bn":
             return lambda channels: FrozenBatchNorm3d(channels, eps, impl)
     raise ValueError(f"unknown norm kind {kind!r}; known: {', '.join(NORM_KINDS)}")
