@@ -38,7 +38,13 @@ TABLE8: dict[str, tuple[str, str, int, int, int]] = {
 }
 KINETICS = 234_643  # training videos of video-nonlocal-net's copy
 # Matter only when switched on; a key goes in here with the reason why it need not be stated.
-MAY_BE_LEFT_OUT: frozenset[str] = frozenset()
+# Without effect unless switched on, by themselves or by model.norm.kind=brn.
+MAY_BE_LEFT_OUT = {
+    "model.norm.sub_batch",
+    "model.norm.brn_r_max",
+    "model.norm.brn_d_max",
+    "model.norm.brn_warmup_steps",
+}
 
 
 def written(name: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ TOP = [
 FORBIDDEN = {
     "engine": ["config", "model", "data", "weights", *TOP],
     "model": ["config", "data", "engine", "weights", *TOP],
+    "ops": ["config", "model", "data", "engine", "weights", *TOP],
     "data": ["config", "model", "engine", "weights", *TOP],
     "weights": ["config", "data", "engine", *TOP],
     "config": ["model", "data", "engine", "weights", *TOP],

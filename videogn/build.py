@@ -37,6 +37,7 @@ from videogn.engine.train import TrainOptions, TrainState
 from videogn.errors import ConfigError
 from videogn.model.i3d import ARCHS, I3DResNet
 from videogn.model.norm import NormFactory, norm_factory, norm_layers
+from videogn.ops.dispatch import choose
 
 # RGB on [0, 1]: what a network without pre-trained weights is fed, as video-nonlocal-net does.
 DEFAULT_MEAN = [0.45, 0.45, 0.45]
@@ -95,7 +96,28 @@ def build_norm(config: Config) -> NormFactory:
         channels_per_group=norm.channels_per_group,
         eps=norm.eps,
         momentum=norm.momentum,
+        impl=norm.impl,
+        sub_batch=norm.sub_batch,
+        brn_r_max=norm.brn_r_max,
+        brn_d_max=norm.brn_d_max,
+        brn_warmup_steps=norm.brn_warmup_steps,
     )
+
+
+def norm_impl(config: Config, device: torch.device) -> str:
+    """Returns what computes the normalization on `device`: "aten" or "triton".
+
+    Raises:
+        ConfigError: `model.norm.impl=triton` cannot run there.
+    """
+    amp = config.optim.amp
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(amp, torch.float32)
+    try:
+        return choose(
+            config.model.norm.impl, torch.empty(1, 1, 1, 1, 1, device=device, dtype=dtype)
+        )
+    except ValueError as error:
+        raise ConfigError(f"model.norm.impl={config.model.norm.impl}: {error}") from error
 
 
 def build_model(config: Config, num_classes: int) -> I3DResNet:

@@ -25,13 +25,17 @@ CONFIG_DIR = Path(__file__).parent.parent / "configs"
 class NormConfig:
     """Which positions share a mean and a variance."""
 
-    kind: Literal["gn", "bn", "ln", "in", "frozen_bn"] = "gn"
+    kind: Literal["gn", "bn", "ln", "in", "brn", "frozen_bn", "sync_bn"] = "gn"
     num_groups: int = 32
     channels_per_group: int | None = None
     eps: float = 1e-5
     momentum: float = 0.1
     zero_init_residual: bool = True
-    impl: Literal["auto", "aten"] = "auto"
+    impl: Literal["auto", "aten", "triton"] = "auto"
+    sub_batch: int | None = None
+    brn_r_max: float = 1.5
+    brn_d_max: float = 0.5
+    brn_warmup_steps: int = 5000
 
 
 @dataclass
@@ -192,6 +196,8 @@ _NOT_NEGATIVE = (
     "optim.weight_decay",
     "optim.weight_decay_norm",
     "model.stem_pool_padding",
+    "model.norm.brn_d_max",
+    "model.norm.brn_warmup_steps",
     "eval.precise_bn_batches",
 )
 _FRACTIONS = ("model.dropout", "data.flip", "data.max_bad_fraction", "optim.momentum")
@@ -286,6 +292,7 @@ def check(config: Config) -> None:
             raise ConfigError(f"{key}={value} is not a finite number")
     _check_ranges(config)
     _check_norm(config.model)
+    _check_sub_batch(config)
     data = config.data
     _require(
         len(data.short_side) == 2 and data.short_side[0] <= data.short_side[1],
@@ -329,7 +336,11 @@ def check(config: Config) -> None:
 
 def _check_ranges(config: Config) -> None:
     flat = flatten(to_dict(config))
-    optional = [("model.norm.channels_per_group", 1), ("optim.max_steps", 1)]
+    optional = [
+        ("model.norm.channels_per_group", 1),
+        ("model.norm.sub_batch", 1),
+        ("optim.max_steps", 1),
+    ]
     for key in _POSITIVE:
         _require(flat[key] > 0, key, flat[key], "a number above zero")
     for key in _NOT_NEGATIVE:
@@ -338,6 +349,8 @@ def _check_ranges(config: Config) -> None:
         _require(0 <= flat[key] <= 1, key, flat[key], "a number from 0 to 1")
     for key, least in optional:
         _require(flat[key] is None or flat[key] >= least, key, flat[key], f"null or >= {least}")
+    r_max = flat["model.norm.brn_r_max"]
+    _require(r_max >= 1, "model.norm.brn_r_max", r_max, "1 or more")
     padding = flat["model.stem_pool_padding"]
     _require(padding <= 1, "model.stem_pool_padding", padding, "0 or 1")
     classes = config.model.num_classes
@@ -355,6 +368,15 @@ def _check_norm(model: ModelConfig) -> None:
         key, value = "model.norm.num_groups", norm.num_groups
     wanted = f"a divisor of model.width={model.width}, the channels of the first layer"
     _require(model.width % value == 0, key, value, wanted)
+
+
+def _check_sub_batch(config: Config) -> None:
+    key, size, kind = "model.norm.sub_batch", config.model.norm.sub_batch, config.model.norm.kind
+    if size is None:
+        return
+    _require(kind == "bn", key, size, f"null with model.norm.kind={kind}; it is for bn")
+    clips = config.optim.clips_per_gpu
+    _require(clips % size == 0, key, size, f"a divisor of optim.clips_per_gpu={clips}")
 
 
 def _require(condition: bool, key: str, value: Any, wanted: str) -> None:

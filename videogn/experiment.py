@@ -58,11 +58,12 @@ def run_training(config: Config) -> Path:
     ranks = distributed.join(device)
     log_to_terminal(is_main=ranks.is_main)
     build.set_up_torch(config, device)
+    impl = build.norm_impl(config, device)
     try:
         data = {split: build.build_manifest(config, split) for split in ("train", "val")}
         require_disjoint(data["train"], data["val"])
         found = distributed.from_main(str(_folder_to_resume(config) or ""))
-        run = _Run(config, data["train"], data["val"], device, ranks)
+        run = _Run(config, data["train"], data["val"], device, ranks, impl)
         return run.go(Path(found) if found else None)
     finally:
         distributed.leave()
@@ -77,6 +78,7 @@ class _Run:
     val_data: Manifest
     device: torch.device
     ranks: Ranks
+    norm_impl: str
     origin: str = "init: random weights"
 
     def go(self, folder: Path | None) -> Path:
@@ -212,6 +214,7 @@ class _Run:
             len(self.val_data),
             len(self.train_data.classes),
         )
+        log.info("norm: %s", self.norm_impl)
         log.info(schedule.describe())
 
     def _train(self, state: TrainState, schedule: Schedule, last: int, interrupted: Any) -> None:

@@ -16,7 +16,7 @@ from videogn.data.decode import open_video
 from videogn.engine import checkpoint
 from videogn.engine.evaluate import score_views
 from videogn.model.i3d import I3DResNet
-from videogn.testing import restore_model
+from videogn.testing import ANYWHERE, restore_model
 
 
 class Classifier:
@@ -92,7 +92,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Classifier:
         ConfigError: an override is refused.
     """
     contents: dict[str, Any] = checkpoint.load(path)
-    config = config_from(contents["config"], overrides, where=str(path))
+    config = config_from(contents["config"], [*ANYWHERE, *overrides], where=str(path))
     device = build.pick_device(config)
     model = restore_model(config, contents, path).to(device)
     return Classifier(

@@ -25,6 +25,9 @@ from videogn.runs import write_config, write_json
 
 log = logging.getLogger(__name__)
 
+# Overrides of a stored config: a checkpoint is used where its run's choice may not run.
+ANYWHERE = ("model.norm.impl=auto",)
+
 
 def run_test(path: str | Path, overrides: Sequence[str], out: Path | None) -> dict[str, Any]:
     """Tests a checkpoint under the protocol it was trained for, or another; returns `test.json`.
@@ -39,7 +42,7 @@ def run_test(path: str | Path, overrides: Sequence[str], out: Path | None) -> di
         DataError: more videos failed than `data.max_bad_fraction` allows; the result is written.
     """
     contents = checkpoint.load(path)
-    config = config_from(contents["config"], overrides, where=str(path))
+    config = config_from(contents["config"], [*ANYWHERE, *overrides], where=str(path))
     device = build.pick_device(config)
     ranks = distributed.join(device)
     log_to_terminal(is_main=ranks.is_main)

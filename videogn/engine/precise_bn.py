@@ -26,7 +26,16 @@ class _Moments:
         self.square = torch.zeros_like(self.mean)
 
     def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...], __: Tensor) -> None:
-        """Reads the batch's own statistics, which momentum 1 left in the buffers."""
+        """Reads the batch's own statistics, which momentum 1 left in the buffers.
+
+        Where the buffers hold others (of parts of the batch, of all ranks) it takes them itself.
+        """
+        if not getattr(self.layer, "statistics_are_the_batchs", True):
+            x = inputs[0].detach().double()
+            var, mean = torch.var_mean(x, [a for a in range(x.dim()) if a != 1], correction=0)
+            self.mean += mean.cpu()
+            self.square += (var + mean**2).cpu()
+            return
         assert self.layer.running_mean is not None
         assert self.layer.running_var is not None
         count = inputs[0].numel() // self.layer.num_features
@@ -55,9 +64,13 @@ def precise_bn(
     Args:
         model: bare (not wrapped) network; left in train mode or not, as it came.
         batches: training batches with `clips`, uint8 (N, T, S, S, 3).
+            Where layers share statistics among ranks, every rank must have as many.
         to_input: those -> the network's input, on its device.
     """
-    layers = batch_norms(model)
+    # Batch Renorm is trained to be tested with its running statistics, and is left with them.
+    layers = [
+        layer for layer in batch_norms(model) if getattr(layer, "statistics_are_populations", True)
+    ]
     if not layers:
         return 0
     moments = [_Moments(layer) for layer in layers]

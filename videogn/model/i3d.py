@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from videogn.model.fused_norm import normalize
 from videogn.model.norm import NormFactory, NormKind, norm_factory
 
 
@@ -111,7 +112,6 @@ class Bottleneck3d(nn.Module):
         self.norm2 = norm(width)
         self.conv3 = _conv(width, out_channels, (1, 1, 1))
         self.norm3 = norm(out_channels)
-        self.relu = nn.ReLU(inplace=True)
         self.downsample: nn.Sequential | None = None
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
@@ -122,10 +122,9 @@ class Bottleneck3d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns `relu(f(x) + shortcut(x))`."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        y = self.relu(self.norm1(self.conv1(x)))
-        y = self.relu(self.norm2(self.conv2(y)))
-        y = self.norm3(self.conv3(y))
-        return self.relu(y + shortcut)
+        y = normalize(self.norm1, self.conv1(x), relu=True)
+        y = normalize(self.norm2, self.conv2(y), relu=True)
+        return normalize(self.norm3, self.conv3(y), shortcut, relu=True)
 
 
 class I3DResNet(nn.Module):
@@ -171,7 +170,6 @@ class I3DResNet(nn.Module):
         self.stem_pool_padding = stem_pool_padding
         self.conv1 = _conv(3, width, (arch.stem_kernel_t, 7, 7), stride=(arch.stem_stride_t, 2, 2))
         self.norm1 = norm(width)
-        self.relu = nn.ReLU(inplace=True)
         in_channels = width
         for stage, kernels_t in enumerate(arch.kernels_t):
             blocks: list[nn.Module] = []
@@ -232,7 +230,7 @@ class I3DResNet(nn.Module):
 
     def forward_features(self, clips: Tensor) -> Tensor:
         """Returns the last map: (N, 3, T, H, W) -> (N, 32 * width, T', H', W')."""
-        x = self.relu(self.norm1(self.conv1(clips)))
+        x = normalize(self.norm1, self.conv1(clips), relu=True)
         x = max_pool_frames(x, self.arch.pool1_t, self.arch.pool1_stride_t)
         x = max_pool_pixels(x, kernel=3, stride=2, padding=self.stem_pool_padding)
         for i, stage in enumerate(self.stages):
@@ -277,7 +275,7 @@ class I3DResNet(nn.Module):
         A state dict does not hold it: weights trained with 32 groups load into 8 without a word.
         """
         norm = self.norm1
-        shape: dict[str, Any] = {"norm": type(norm).__name__, "eps": norm.eps}
+        shape: dict[str, Any] = {"norm": _function_of(norm), "eps": norm.eps}
         groups = [m.num_groups for m in self.modules() if isinstance(m, nn.GroupNorm)]
         if groups:  # one number where it is the same in every layer
             shape["groups"] = groups[0] if len(set(groups)) == 1 else groups
@@ -289,6 +287,12 @@ class I3DResNet(nn.Module):
             "num_classes": self.fc.out_features,
             "window": list(self.window),
         }
+
+
+def _function_of(norm: nn.Module) -> str:
+    """The kinds of BN that differ in training alone are one function, under torch's name."""
+    is_bn = isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    return "BatchNorm3d" if is_bn else type(norm).__name__
 
 
 def complete_fingerprint(stated: Mapping[str, Any]) -> dict[str, Any]:
@@ -318,8 +322,8 @@ def create_model(
     Args:
         arch: a name in `ARCHS`; the networks of arXiv:1711.07971 (I3D, C2D) and arXiv:1812.03982
             (Slow), as the projects that published weights of them built them.
-        norm: "gn" (32 groups; arXiv:1803.08494), "bn", "frozen_bn", "ln", "in", or any function
-            channels -> layer over (N, C, T, H, W).
+        norm: "gn" (32 groups; arXiv:1803.08494), "bn", "ln", "in", "brn", "frozen_bn", "sync_bn",
+            or any function channels -> layer over (N, C, T, H, W).
         num_frames: frames of a training clip.
         crop_size: pixels of a training clip's side.
         num_classes: K.

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
+
+from videogn.model.fused_norm import BatchNorm3d, FrozenBatchNorm3d, GroupNorm
+from videogn.model.renorm import BatchRenorm3d
+from videogn.model.sync_norm import SyncBatchNorm
+from videogn.ops import Impl
 
 NormFactory = Callable[[int], nn.Module]
-NormKind = Literal["gn", "bn", "ln", "in", "frozen_bn"]
+NormKind = Literal["gn", "bn", "ln", "in", "brn", "frozen_bn", "sync_bn"]
 NORM_KINDS: tuple[str, ...] = get_args(NormKind)
 
 
-def norm_factory(
+def norm_factory(  # noqa: PLR0913 - those of every kind
     kind: NormKind,
     *,
     num_groups: int = 32,
     channels_per_group: int | None = None,
     eps: float = 1e-5,
     momentum: float = 0.1,
+    impl: Impl = "auto",
+    sub_batch: int | None = None,
+    brn_r_max: float = 1.5,
+    brn_d_max: float = 0.5,
+    brn_warmup_steps: int = 5000,
 ) -> NormFactory:
     """Returns the function that makes one normalization layer, given its number of channels.
 
@@ -34,7 +42,8 @@ def norm_factory(
         gn   (T, H, W) and C / G channels     per clip and group
 
     "frozen_bn" is BN whose mean, variance, gamma and beta are those of the initial weights and
-    stay so: see `FrozenBatchNorm3d`.
+    stay so (`FrozenBatchNorm3d`); "sync_bn" is BN over the clips of all processes
+    (`SyncBatchNorm`); "brn" is Batch Renorm, BN drawn to its running statistics (`BatchRenorm3d`).
 
     Args:
         kind: which of these.
@@ -43,69 +52,39 @@ def norm_factory(
         eps: added to the variance.
         momentum: weight of the newest batch in BN's running statistics, as PyTorch counts it
             (Caffe2's 0.9 is 0.1 here).
+        impl: what computes it: "auto", "aten" or "triton", see `videogn.ops`.
+        sub_batch: clips of a batch that share statistics, in "bn"; None: all.
+        brn_r_max: limit of "brn"; see `BatchRenorm3d` for the three.
+        brn_d_max: likewise.
+        brn_warmup_steps: likewise.
 
     Raises:
         ValueError: an unknown kind; or, when a layer is made, groups that do not divide it.
     """
     match kind:
         case "gn":
-            return lambda channels: _group_norm(channels, num_groups, channels_per_group, eps)
+            return lambda channels: _group_norm(channels, num_groups, channels_per_group, eps, impl)
         case "ln":  # one group
-            return lambda channels: nn.GroupNorm(1, channels, eps=eps)
+            return lambda channels: GroupNorm(1, channels, eps, impl)
         case "in":  # a group per channel
-            return lambda channels: nn.GroupNorm(channels, channels, eps=eps)
+            return lambda channels: GroupNorm(channels, channels, eps, impl)
         case "bn":
-            return lambda channels: nn.BatchNorm3d(channels, eps=eps, momentum=momentum)
+            return lambda channels: BatchNorm3d(channels, eps, momentum, impl, sub_batch)
+        case "sync_bn":
+            return lambda channels: SyncBatchNorm(channels, eps, momentum, impl)
+        case "brn":
+            return lambda channels: BatchRenorm3d(
+                channels, eps, momentum, impl,
+                r_max=brn_r_max, d_max=brn_d_max, warmup_steps=brn_warmup_steps,
+            )  # fmt: skip
         case "frozen_bn":
-            return lambda channels: FrozenBatchNorm3d(channels, eps=eps)
+            return lambda channels: FrozenBatchNorm3d(channels, eps, impl)
     raise ValueError(f"unknown norm kind {kind!r}; known: {', '.join(NORM_KINDS)}")
 
 
-class FrozenBatchNorm3d(nn.Module):
-    """BN with fixed statistics, gamma and beta: (N, C, T, H, W) -> the same shape.
-
-    All four are buffers under the names of BN, so that a state dict of either fills the other: an
-    optimizer finds no parameter, and training and evaluation are the same function. It is the
-    "frozen BN" of arXiv:1803.08494 sec. 4.2 and AffineNd of video-nonlocal-net, whose files hold
-    gamma and beta alone: there the mean is 0 and the variance 1 - eps.
-
-    Args:
-        num_features: C.
-        eps: added to the variance.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.num_features, self.eps = num_features, eps
-        self.register_buffer("weight", torch.ones(num_features))
-        self.register_buffer("bias", torch.zeros(num_features))
-        self.register_buffer("running_mean", torch.zeros(num_features))
-        self.register_buffer("running_var", torch.ones(num_features))
-        self.register_load_state_dict_pre_hook(_drop_counter)  # BN counts its batches, this not
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns `weight * (x - running_mean) / sqrt(running_var + eps) + bias`."""
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-        )
-
-    def extra_repr(self) -> str:
-        """Returns what `repr` shows between the brackets."""
-        return f"{self.num_features}, eps={self.eps}"
-
-
-def _drop_counter(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
-    state.pop(f"{prefix}num_batches_tracked", None)
-
-
 def _group_norm(
-    channels: int, num_groups: int, channels_per_group: int | None, eps: float
-) -> nn.GroupNorm:
+    channels: int, num_groups: int, channels_per_group: int | None, eps: float, impl: Impl
+) -> GroupNorm:
     if channels_per_group is not None:
         if channels_per_group < 1 or channels % channels_per_group:
             raise ValueError(
@@ -114,7 +93,7 @@ def _group_norm(
         num_groups = channels // channels_per_group
     if num_groups < 1 or channels % num_groups:
         raise ValueError(f"{num_groups} groups do not divide {channels} channels")
-    return nn.GroupNorm(num_groups, channels, eps=eps)
+    return GroupNorm(num_groups, channels, eps, impl)
 
 
 def norm_layers(model: nn.Module) -> list[nn.Module]:

@@ -76,9 +76,14 @@ def group_norm_act(
     plain = _unlaid(x)
     if x.dtype == torch.float32 and x.numel():
         plain = plain - _near_mean(plain.detach(), groups)
-    if x.device.type != "cpu" and not torch.is_autocast_enabled(x.device.type):
+    if x.device.type != "cpu" and not _is_autocasting(x.device.type):
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)  # ATen's CUDA kernel takes one dtype
     return _finish(F.group_norm(plain, groups, weight, bias, eps), x, residual, relu)
+
+
+def _is_autocasting(device: str) -> bool:
+    available = torch.amp.is_autocast_available(device)  # the meta device has none
+    return available and torch.is_autocast_enabled(device)
 
 
 def _near_mean(x: Tensor, groups: int) -> Tensor:
