@@ -88,13 +88,18 @@ def size_text(num_bytes: float) -> str:
     """`num_bytes` in GB, or in MB or kB where that would be a small fraction: "3.28 MB"."""
     for unit, name in ((1e9, "GB"), (1e6, "MB")):
         if num_bytes >= 0.1 * unit:
-            return f"{num_bytes / unit:.3g} {name}"
-    return f"{num_bytes / 1e3:.3g} kB"
+            return f"{_rounded(num_bytes / unit)} {name}"
+    return f"{_rounded(num_bytes / 1e3)} kB"
 
 
 def length_text(seconds: float) -> str:
     """`seconds` of video in hours, or in minutes or seconds where that would be a small part."""
     for unit, name in ((3600, "h"), (60, "min")):
         if seconds >= 0.1 * unit:
-            return f"{seconds / unit:.3g} {name}"
-    return f"{seconds:.3g} s"
+            return f"{_rounded(seconds / unit)} {name}"
+    return f"{_rounded(seconds)} s"
+
+
+def _rounded(value: float) -> str:
+    """`value` to three digits, larger ones in full: 1,234 and not 1.23e+03."""
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from data_prep.journal import Records
+from data_prep.progress import number_of
 from data_prep.roots import Root
 from data_prep.verify import JOURNAL, kind_of
 from data_prep.work import file_stamp
@@ -66,9 +67,9 @@ class SplitStats:
         return sum(video.ok is None for video in self.videos)
 
     @property
-    def hours(self) -> float:
+    def seconds(self) -> float:
         """Of video, as far as it is known."""
-        return sum(video.duration or 0.0 for video in self.videos) / 3600
+        return sum(video.duration or 0.0 for video in self.videos)
 
     @property
     def num_bytes(self) -> int:
@@ -182,7 +183,8 @@ def remarks(stats: Stats) -> list[str]:
         lines.append(f"videos in more than one split: {len(stats.shared)}, {_some(stats.shared)}")
     if stats.twins:
         files = sum(map(len, stats.twins))
-        text = f"{files} files have the content of another one: {len(stats.twins)} groups of copies"
+        groups = number_of(len(stats.twins), "group")
+        text = f"{files} files have the content of another one: {groups} of copies"
         across = stats.twins_across
         held = f", {len(across)} of them in more than one split" if across else ""
         group = (across or stats.twins)[0]  # in the order of the splits

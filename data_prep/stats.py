@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from data_prep.arguments import count
+from data_prep.progress import length_text, number_of, size_text
 from data_prep.root_stats import Stats, read_stats, remarks, spread
 from data_prep.roots import read_root
 from data_prep.stats_page import write_page
@@ -31,8 +32,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 def text_lines(stats: Stats) -> list[str]:
     """The summary for a terminal."""
-    lines = [f"{stats.root}: {len(stats.classes)} classes, videos under {stats.videos}", ""]
-    table = [["split", "rows", "videos", "missing", "bad", "short", "hours", "GB", "a class has"]]
+    classes = number_of(len(stats.classes), "class", "classes")
+    lines = [f"{stats.root}: {classes}, videos under {stats.videos}", ""]
+    table = [
+        ["split", "rows", "videos", "missing", "bad", "short", "length", "size", "a class has"]
+    ]
     for name, split in stats.splits.items():
         short = sum(bool(v.num_frames and v.num_frames < stats.short_below) for v in split.videos)
         known = stats.is_verified
@@ -44,8 +48,8 @@ def text_lines(stats: Stats) -> list[str]:
                 str(len(split.missing)),
                 str(len(split.bad)) if known else "?",
                 str(short) if known else "?",
-                f"{split.hours:.2f}" if known else "?",
-                f"{split.num_bytes / 1e9:.3g}",
+                length_text(split.seconds) if known else "?",
+                size_text(split.num_bytes),
                 spread([split.by_class[label] for label in stats.classes]),
             ]
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -10,13 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.progress import length_text, size_text
 from data_prep.root_stats import Stats, Video, bad_kinds, printable, remarks, spread
 from videogn.data.tables import write_text
 
 _BINS = 14  # about; the edges are round numbers
+_GAP = 3  # empty bins in a row that are drawn as one
 _COMMON_SIZES = 8
 _LISTED_BAD = 100  # the rest is in bad.csv
 _LISTED_COPIES = 5  # of a group
+_TIME_UNITS = {"h": "hours", "min": "minutes", "s": "seconds"}
+_COMMAND = re.compile(r"`(python -m data_prep [^`<>]*)`")  # other backticks are of file names
 
 _STYLE = """
 :root { color-scheme: light dark;
@@ -94,7 +99,10 @@ def write_page(stats: Stats, path: Path) -> None:
 
 
 def histogram(values: Sequence[float]) -> list[tuple[str, int]]:
-    """Bins with round edges, as (from-to, count); the last one holds the rarest, longest values."""
+    """Bins with round edges, as (from-to, count); the last one holds the rarest, longest values.
+
+    Empty bins at the ends are left out, and many between two others are one.
+    """
     if not values:
         return []
     low, high = min(values), float(np.percentile(values, 99, method="higher"))
@@ -104,7 +112,18 @@ def histogram(values: Sequence[float]) -> list[tuple[str, int]]:
     names = [f"{_short(low)} to {_short(high)}" for low, high in pairwise(edges)]
     if max(values) >= edges[-1]:
         names[-1] = f"{_short(edges[-2])} and more"
-    return list(zip(names, counts.tolist(), strict=True))
+    return _without_gaps(list(zip(names, counts.tolist(), strict=True)))
+
+
+def _without_gaps(bins: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """The bins without empty ones at the ends, and one "..." for three or more within."""
+    filled = [at for at, (_, number) in enumerate(bins) if number]
+    kept: list[tuple[str, int]] = []
+    for at, after in pairwise([*filled, len(bins)]):
+        kept.append(bins[at])
+        gap = bins[at + 1 : after] if after < len(bins) else []
+        kept += gap if len(gap) < _GAP else [("...", 0)]
+    return kept
 
 
 def _round_step(step: float) -> float:
@@ -124,12 +143,13 @@ def _tiles(stats: Stats) -> str:
     missing = sum(video.is_missing for video in videos)
     bad = sum(video.ok is False and not video.is_missing for video in videos)
     known = stats.is_verified
-    hours = sum(video.duration or 0 for video in videos) / 3600
+    length, time_unit = length_text(sum(video.duration or 0.0 for video in videos)).split()
+    size, size_unit = size_text(sum(video.num_bytes or 0 for video in videos)).split()
     tiles = [
         ("videos", f"{len(videos):,}", False),
         ("classes", f"{len(stats.classes):,}", False),
-        ("hours", f"{hours:,.2f}" if known else "?", False),
-        ("GB", f"{sum(video.num_bytes or 0 for video in videos) / 1e9:,.3g}", False),
+        (_TIME_UNITS[time_unit] if known else "hours", length if known else "?", False),
+        (size_unit, size, False),
         ("missing", f"{missing:,}", missing > 0),
         ("bad", f"{bad:,}" if known else "?", bad > 0),
         (f"under {stats.short_below} frames", f"{len(stats.short):,}" if known else "?", False),
@@ -142,24 +162,24 @@ def _tiles(stats: Stats) -> str:
 
 
 def _splits(stats: Stats) -> str:
-    rows = []
-    for name, split in stats.splits.items():
-        counts = [split.by_class[label] for label in stats.classes]
-        rows.append(
-            [
-                name,
-                f"{split.rows:,}",
-                f"{len(split.videos):,}",
-                f"{len(split.missing):,}",
-                f"{len(split.bad):,}" if stats.is_verified else "?",
-                f"{split.unverified:,}",
-                f"{split.hours:,.2f}" if stats.is_verified else "?",
-                f"{split.num_bytes / 1e9:,.3g}",
-                spread(counts),
-            ]
-        )
-    header = ["split", "rows", "videos", "missing", "bad", "unverified", "hours", "GB"]
-    return _table([*header, "a class has (least / median / most)"], rows)
+    """A column a split: three of them fit on a telephone, nine columns of numbers do not."""
+    known = stats.is_verified
+    columns = [
+        [
+            f"{split.rows:,}",
+            f"{len(split.videos):,}",
+            f"{len(split.missing):,}",
+            f"{len(split.bad):,}" if known else "?",
+            f"{split.unverified:,}",
+            length_text(split.seconds) if known else "?",
+            size_text(split.num_bytes),
+            spread([split.by_class[label] for label in stats.classes]),
+        ]
+        for split in stats.splits.values()
+    ]
+    names = ["rows", "videos", "missing", "bad", "unverified", "length", "size"]
+    names.append("a class has (least / median / most)")
+    return _table(["", *stats.splits], list(zip(names, *columns, strict=True)))
 
 
 def _charts(stats: Stats) -> str:
@@ -262,7 +282,8 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "")
 def _list(lines: Sequence[str]) -> str:
     if not lines:
         return '<p class="soft">none</p>'
-    return f"<ul>{''.join(f'<li>{_safe(line)}</li>' for line in lines)}</ul>"
+    texts = [_COMMAND.sub(r"<code>\1</code>", _safe(line)) for line in lines]
+    return f"<ul>{''.join(f'<li>{text}</li>' for text in texts)}</ul>"
 
 
 def _section(title: str, content: str) -> str:

@@ -276,7 +276,9 @@ def test_a_new_root_has_the_same_rows(
     (out / "videos" / ".absent.mp4.part").touch()  # of a process that was killed
     assert reencode(root, out) == 3
     assert {path.name for path in (out / "videos").iterdir()} == {"a.mp4", "c.mp4", "x"}
-    assert "2 of 5 videos failed, more than --max-bad 0.01" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "2 of 5 videos failed, more than --max-bad 0.01" in printed.err
+    assert "  warning: 1 of 2 classes without a training video: 'other'\n" in printed.out
     after = [pair for pair in before if pair[0].stat().st_mtime_ns == pair[1]]
     assert [path for path, _ in after if path != tmp_path] == [
         path for path, _ in before if path != tmp_path

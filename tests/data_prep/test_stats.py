@@ -10,9 +10,10 @@ import pytest
 
 from data_prep import stats as stats_command
 from data_prep.__main__ import main
+from data_prep.progress import length_text, number_of, size_text
 from data_prep.root_stats import Stats, printable, read_stats, remarks, spread
 from data_prep.roots import read_root
-from data_prep.stats_page import histogram
+from data_prep.stats_page import _without_gaps, histogram
 from tests.data_prep.test_verify import write_root
 from tests.videos import write_numbered
 
@@ -73,7 +74,7 @@ def test_a_verified_root_has_lengths_and_faults(root: Path, keeps_journal: bool)
     assert [video.kind for video in train.bad] == ["not media"]
     assert [video.path for video in train.missing] == ["gone.mp4"]
     assert sorted(video.path for video in stats.short) == ["copy.mp4", "short.mp4"]
-    assert train.hours == pytest.approx((70 + 10 + 70) / 30 / 3600, rel=1e-3)
+    assert train.seconds == pytest.approx((70 + 10 + 70) / 30, rel=1e-3)
     told = remarks(stats)
     assert "bad or missing: 1 not media, 1 missing" in told
     assert "frames of a video, least / median / most: 10 / 40 / 70" in told
@@ -145,6 +146,7 @@ def test_the_page_goes_into_the_root_and_needs_no_verification(
     page = Page((root / "stats.html").read_text(encoding="utf-8"))
     assert page.open == []
     assert "not verified" in page.text
+    assert f"run python -m data_prep verify {root}" in page.text  # as code, without backticks
     assert "Length" not in page.text
 
 
@@ -160,6 +162,12 @@ def test_bins_have_round_edges_and_hold_every_value() -> None:
         ("3.5 to 4", 0),
         ("4 to 4.5", 1),
     ]
+    assert histogram([1.0] * 200 + [14.0] * 3) == [("1 to 2", 200), ("...", 0), ("14 to 15", 3)]
+    assert _without_gaps([("a", 0), ("b", 1), ("c", 0), ("d", 2), ("e", 0)]) == [
+        ("b", 1),
+        ("c", 0),
+        ("d", 2),
+    ]
     values = [float(number % 100) for number in range(1000)] + [5000.0]
     bins = histogram(values)
     assert sum(number for _, number in bins) == 1001
@@ -171,3 +179,19 @@ def test_words_for_terminals() -> None:
     assert spread([3, 1, 2, 2]) == "1 / 2 / 3"
     assert spread([]) == ""
     assert printable("a\n\x1b[31m é") == r"a\n\x1b[31m é"
+
+
+def test_numbers_agree_with_their_nouns_and_units() -> None:
+    assert number_of(1, "video") == "1 video"
+    assert number_of(0, "class", "classes") == "0 classes"
+    sizes = (1_234_000_000_000, 100_000_000, 99_999_999, 3_280_000, 9_590, 0)
+    assert [size_text(n) for n in sizes] == [
+        "1,234 GB",
+        "0.1 GB",
+        "100 MB",
+        "3.28 MB",
+        "9.59 kB",
+        "0 kB",
+    ]
+    seconds = (3600.0, 46.4, 5.9, 0.0)
+    assert [length_text(s) for s in seconds] == ["1 h", "0.773 min", "5.9 s", "0 s"]
