@@ -37,7 +37,7 @@ from videogn.engine.train import TrainOptions, TrainState
 from videogn.errors import ConfigError
 from videogn.model.i3d import ARCHS, I3DResNet
 from videogn.model.norm import NormFactory, norm_factory, norm_layers
-from videogn.ops.dispatch import choose
+from videogn.ops.dispatch import Impl, choose
 
 # RGB on [0, 1]: what a network without pre-trained weights is fed, as video-nonlocal-net does.
 DEFAULT_MEAN = [0.45, 0.45, 0.45]
@@ -96,12 +96,18 @@ def build_norm(config: Config) -> NormFactory:
         channels_per_group=norm.channels_per_group,
         eps=norm.eps,
         momentum=norm.momentum,
-        impl=norm.impl,
+        impl=_impl(config),
         sub_batch=norm.sub_batch,
         brn_r_max=norm.brn_r_max,
         brn_d_max=norm.brn_d_max,
         brn_warmup_steps=norm.brn_warmup_steps,
     )
+
+
+def _impl(config: Config) -> Impl:
+    """Returns the `impl` of `videogn.ops`; "auto" is ATen until the kernels have run on a GPU."""
+    impl = config.model.norm.impl
+    return "aten" if impl == "auto" else impl
 
 
 def norm_impl(config: Config, device: torch.device) -> str:
@@ -113,9 +119,7 @@ def norm_impl(config: Config, device: torch.device) -> str:
     amp = config.optim.amp
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(amp, torch.float32)
     try:
-        return choose(
-            config.model.norm.impl, torch.empty(1, 1, 1, 1, 1, device=device, dtype=dtype)
-        )
+        return choose(_impl(config), torch.empty(1, 1, 1, 1, 1, device=device, dtype=dtype))
     except ValueError as error:
         raise ConfigError(f"model.norm.impl={config.model.norm.impl}: {error}") from error
 
