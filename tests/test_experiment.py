@@ -886,6 +886,7 @@ def test_a_training_video_in_validation_is_refused(
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_final_test_ends_with_130_too(root: Path, here: Path) -> None:
     """The last checkpoint is saved by then, and the same command goes on with the test."""
     (here / "stopped.py").write_text(

@@ -145,6 +145,7 @@ def test_workers_stopped_between_two_files_are_noticed(manifest: Manifest) -> No
     assert str(manifest.videos) in str(e.value)
 
 
+@pytest.mark.slow
 def test_slow_videos_and_long_pauses_are_no_reason_to_end(manifest: Manifest) -> None:
     """A batch of several videos may take longer than the limit of one."""
 
@@ -219,6 +220,7 @@ def test_a_reader_that_gives_up_in_time_makes_a_bad_video(manifest: Manifest) ->
     assert "took more than" in views[FATAL].failure
 
 
+@pytest.mark.slow
 def test_errors_of_a_worker_that_lives_pass_unchanged(manifest: Manifest) -> None:
     def fate() -> None:
         raise RuntimeError("a defect of the program")

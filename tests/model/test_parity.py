@@ -135,6 +135,7 @@ def test_thin_variants_give_pytorchvideos_logits(arch: str) -> None:
     assert_same_logits(ours, theirs, clip(1, 24, 96, 112))
 
 
+@pytest.mark.slow
 def test_a_training_step_gives_pytorchvideos_gradients_and_running_statistics() -> None:
     ours, theirs = create_pair("bn", num_frames=8, crop_size=64)
     clips = clip(2, 8, 64).double()

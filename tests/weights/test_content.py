@@ -226,6 +226,7 @@ for file in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's VmHWM")
 def test_bombs_are_refused_in_bounded_memory(tmp_path: Path) -> None:
     """In a process of its own, by the most memory that it ever had."""
