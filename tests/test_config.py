@@ -358,6 +358,7 @@ def test_a_wrong_key_is_told_before_missing_data(tmp_path: Path) -> None:
     assert line.startswith("error: optim.lrr=1: there is no key optim.lrr")
 
 
+@pytest.mark.slow
 def test_missing_weights_are_told_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,7 @@ CASES = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @CASES
 def test_a_program_gives_the_logits_of_the_network(
     kind: str, norm: str, size: tuple[int, int] | None, folder: Path
@@ -109,6 +110,7 @@ def test_the_batch_of_onnx_is_free_and_the_rest_is_not(folder: Path) -> None:
     assert sizes == [0, 3, 4, 32, 32]
 
 
+@pytest.mark.slow
 def test_a_program_that_computes_something_else_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +168,7 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert line.endswith("-> logits, not checked")
 
 
+@pytest.mark.slow
 def test_the_command_exports_and_refuses(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -186,6 +186,7 @@ def test_sync_bn_of_one_process_is_bn() -> None:
     assert torch.equal(sync(x), plain(x))
 
 
+@pytest.mark.slow
 def test_sync_bn_of_two_processes_is_bn_over_all_their_clips(tmp_path: Path) -> None:
     outs = [tmp_path / "0.pt", tmp_path / "1.pt"]
     command = [sys.executable, "-m", "tests.model.sync_ranks"]

@@ -139,6 +139,7 @@ def check_width(call: Call, ptx: str) -> None:
         assert not re.search(r"st\.global\.(v2\.)?b16", ptx), f"{name} writes single elements"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("add", [False, True])
 def test_the_kernels_compile_read_wide_and_do_not_spill(
     add: bool, build: Build, monkeypatch: pytest.MonkeyPatch
