@@ -44,6 +44,16 @@ MAY_BE_LEFT_OUT = {
     "model.norm.brn_r_max",
     "model.norm.brn_d_max",
     "model.norm.brn_warmup_steps",
+    "model.compile",
+    "optim.clip_grad",
+    "optim.ema",
+    "eval.percentiles_every_epochs",
+    "wandb.group",
+    "wandb.tags",
+    "wandb.predictions",
+    "wandb.artifacts",
+    "rank_timeout",
+    "slurm_requeue",
 }
 
 

@@ -61,7 +61,8 @@ class ModelConfig:
     inflation: Literal["mean", "center"] = "mean"
     init_allow_norm_mismatch: bool = False
     norm: NormConfig = field(default_factory=NormConfig)
-    recompute: Literal["none"] = "none"
+    recompute: Literal["none", "norm", "block"] = "none"
+    compile: Literal["none", "compile", "graphs"] = "none"
 
 
 @dataclass
@@ -101,6 +102,8 @@ class OptimConfig:
     weight_decay: float = 1e-4
     weight_decay_norm: float = 0.0
     amp: Literal["none", "bf16", "fp16"] = "none"
+    clip_grad: float | None = None
+    ema: float | None = None
     max_steps: int | None = None
 
 
@@ -115,6 +118,7 @@ class EvalConfig:
     views_per_forward: int = 10
     monitor_every_epochs: float = 1.0
     precise_bn_batches: int = 200
+    percentiles_every_epochs: float = 0.0
 
 
 @dataclass
@@ -123,6 +127,10 @@ class WandbConfig:
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str = "videogn"
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    predictions: int = 64
+    artifacts: bool = False
 
 
 @dataclass
@@ -143,6 +151,8 @@ class Config:
     log_every_steps: int = 20
     save_every_steps: int = 2000
     keep_checkpoints: int = 3
+    rank_timeout: float = 600.0
+    slurm_requeue: bool = False
 
 
 # A change of one of these leaves the experiment what it was, so that a rerun may still resume it.
@@ -155,13 +165,21 @@ NOT_SCIENTIFIC = (
     "data.timeout",
     "model.norm.impl",
     "model.recompute",
+    "model.compile",
     "eval.views_per_forward",
     "eval.monitor_every_epochs",
+    "eval.percentiles_every_epochs",
     "wandb.mode",
     "wandb.project",
+    "wandb.group",
+    "wandb.tags",
+    "wandb.predictions",
+    "wandb.artifacts",
     "log_every_steps",
     "save_every_steps",
     "keep_checkpoints",
+    "rank_timeout",
+    "slurm_requeue",
 )
 
 
@@ -188,6 +206,7 @@ _POSITIVE = (
     "log_every_steps",
     "save_every_steps",
     "keep_checkpoints",
+    "rank_timeout",
 )
 _NOT_NEGATIVE = (
     "seed",
@@ -199,6 +218,8 @@ _NOT_NEGATIVE = (
     "model.norm.brn_d_max",
     "model.norm.brn_warmup_steps",
     "eval.precise_bn_batches",
+    "eval.percentiles_every_epochs",
+    "wandb.predictions",
 )
 _FRACTIONS = ("model.dropout", "data.flip", "data.max_bad_fraction", "optim.momentum")
 

@@ -1,0 +1,103 @@
+"""The command line: one module a command, each with `add_arguments` and `run`; nothing else.
+
+A module imports what its command needs within `run`, so that help and a wrong word are quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from videogn.errors import VideognError, unusable_place
+
+COMMANDS = {
+    "train": "train and test an experiment, or go on with it",
+    "test": "test a checkpoint under any protocol",
+    "predict": "name the class of video files",
+    "report": "Table 8 beside the paper's",
+    "demo": "the whole chain on made-up videos, in minutes",
+    "bench": "measure this machine: decode",
+    "weights": "what a file of weights is, and how to use it",
+    "convert": "weights of any layout into another",
+    "export": "a checkpoint as a program for other runtimes",
+}
+
+EXAMPLES = """examples:
+  python run.py demo                                              the whole chain on made-up videos
+  python -m data_prep index VIDEOS --out data/mine --label-from folder --val 0.2
+  python run.py --cfg i3d_gn_64f.yaml data.root=/data/k400        train, then the 10-clip test
+  python run.py --cfg i3d_gn_64f.yaml data.root=/data/k400        again: goes on where it stopped
+  torchrun --nproc_per_node 8 run.py --cfg i3d_bn_32f.yaml data.root=/data/k400
+  python run.py --cfg finetune.yaml data.root=data/mine model.init=best.pt
+  python run.py --cfg i3d_gn_32f.yaml optim.clips_per_gpu=2 optim.accumulate=4 optim.amp=bf16
+  python run.py test --ckpt runs/x/y/checkpoints/last.pt eval.crops=three
+  python run.py predict --ckpt best.pt clip.mp4 more/*.mp4 --json
+  python run.py weights R-50-GN.pkl                               what a file is, and how to use it
+  python run.py convert best.pt --to best.safetensors
+  python run.py export --ckpt best.pt --format onnx --out best.onnx --check
+  python run.py report runs/
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code.
+
+    0 done; 2 usage, configuration, weights or checkpoint refused; 3 data; 4 training diverged;
+    5 out of memory; 130 interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
+        words.insert(0, "train")
+    args = _parse(words)
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # as Ctrl-C; training has a way of its own
+        signal.signal(number, signal.default_int_handler)
+    try:
+        return args.run(args) or 0
+    except VideognError as error:
+        if args.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        if args.debug or error.filename is None:  # without a file it is no place of the user's
+            raise
+        print(f"error: {unusable_place(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if args.debug:
+            raise
+        print("interrupted; the same command begins again or goes on", file=sys.stderr)
+        return 130
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    """Returns the parsed words; options may stand between file names and overrides."""
+    if words and words[0] in COMMANDS:
+        return command_parser(words[0]).parse_intermixed_args(words[1:])
+    return _overview().parse_args(words)  # help, or a usage error that names the commands
+
+
+def _overview() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="run.py",
+        description="Train, test and use video classifiers. `train` is the default command.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for name, purpose in COMMANDS.items():
+        commands.add_parser(name, help=purpose)
+    return parser
+
+
+def command_parser(name: str) -> argparse.ArgumentParser:
+    """Returns the parser of one command, which sets `run` to what runs it."""
+    module = import_module(f"videogn.cli.{name}")
+    parser = argparse.ArgumentParser(prog=f"run.py {name}", description=module.__doc__)
+    module.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="a traceback with an error")
+    parser.set_defaults(run=module.run)
+    return parser

@@ -1,0 +1,19 @@
+"""Run the whole chain on made-up videos: data, training with GN and BN, the 10-clip test."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to work in")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command."""
+    from videogn.demo import run_demo
+
+    print(run_demo(args.out, args.seed))

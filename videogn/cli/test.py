@@ -1,0 +1,22 @@
+"""Test a checkpoint under the protocol it was trained for, or another."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from videogn.cli.arguments import takes_checkpoint, takes_overrides
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    takes_checkpoint(parser)
+    parser.add_argument("--out", type=Path, help="folder of the results")
+    takes_overrides(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command."""
+    from videogn.testing import run_test
+
+    run_test(args.ckpt, args.overrides, args.out)
