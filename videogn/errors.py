@@ -30,6 +30,10 @@ class CheckpointError(VideognError):
     """A checkpoint is missing, damaged, or belongs to another network."""
 
 
+class FolderInUseError(VideognError):
+    """Another process writes to the folder of a run or a test."""
+
+
 class ExportError(VideognError):
     """An exported program does not compute what the network does."""
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from videogn.errors import VideognError
 
 T = TypeVar("T")
 
@@ -74,6 +77,27 @@ def from_main(value: str) -> str:
     if dist.is_initialized():
         dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def on_main(action: Callable[[], T]) -> T:
+    """Returns on every rank what `action` returns on rank 0, which alone calls it.
+
+    Raises:
+        VideognError: on every rank, if `action` raises it; none is left waiting for the others.
+        OSError: the same.
+    """
+    if not dist.is_initialized():
+        return action()
+    outcome: list[Any] = [None]
+    if dist.get_rank() == 0:
+        try:
+            outcome = [action()]
+        except (VideognError, OSError) as error:
+            outcome = [error]
+    dist.broadcast_object_list(outcome, src=0)
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
 
 
 def gather(value: T) -> list[T]:
