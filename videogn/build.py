@@ -142,6 +142,7 @@ def build_model(config: Config, num_classes: int) -> I3DResNet:
             dropout=config.model.dropout,
             stem_pool_padding=config.model.stem_pool_padding,
             zero_init_residual=config.model.norm.zero_init_residual,
+            recompute=config.model.recompute,
         )
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error

@@ -7,6 +7,7 @@ function channels -> layer will do for a network) is served by `normalize`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -103,7 +104,8 @@ class BatchNorm3d(TakesAct, nn.BatchNorm3d):
             ValueError: in training, `sub_batch` does not divide the batch.
         """
         if not (self.training and self.sub_batch and len(x) > self.sub_batch):
-            return self._normalize(x, *self.step(), residual, relu)
+            running = self.running_mean, self.running_var
+            return self._normalize(x, running, self.count(), residual, relu)
         if len(x) % self.sub_batch:
             raise ValueError(
                 f"a batch of {len(x)} clips does not fall into sub-batches of {self.sub_batch}; "
@@ -111,48 +113,51 @@ class BatchNorm3d(TakesAct, nn.BatchNorm3d):
             )
         return self._in_parts(x, residual, relu)
 
-    def step(self) -> tuple[Tensor | None, Tensor | None]:
-        """Returns the running statistics this call moves or reads, having counted its batch.
+    def count(self) -> float:
+        """Returns the weight of this call's batch in the running statistics, having counted it.
 
-        A recomputed call leaves them alone: the first has moved them.
+        It is 0 for a recomputed call: the first has moved them. The operators must be the same as
+        then, of which torch's checkpoints keep count.
         """
-        if not (self.training and self.track_running_stats):
-            return self.running_mean, self.running_var
-        if is_recomputing():
-            return None, None
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        return self.running_mean, self.running_var
+        again = is_recomputing()
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(0 if again else 1)
+        return 0.0 if again or self.momentum is None else self.momentum
 
     def _normalize(
         self,
         x: Tensor,
-        mean: Tensor | None,
-        var: Tensor | None,
+        running: tuple[Tensor | None, Tensor | None],
+        momentum: float,
         residual: Tensor | None,
         relu: bool,
     ) -> Tensor:
         training = self.training or self.running_mean is None
-        momentum = 0.0 if self.momentum is None else self.momentum
         return batch_norm_act(
-            x, self.weight, self.bias, mean, var, training, momentum, self.eps,
+            x, self.weight, self.bias, *running, training, momentum, self.eps,
             residual, relu, self.impl,
         )  # fmt: skip
 
     def _in_parts(self, x: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
         """The addition and the ReLU come after the parts are one: what they save is then shared."""
         assert self.sub_batch is not None
-        running = self.step()
-        moved: list[list[Tensor]] = []
+        momentum, before = self.count(), (self.running_mean, self.running_var)
+        after: list[tuple[Tensor | None, Tensor | None]] = []
         parts = []
         for part in x.split(self.sub_batch):
-            mean, var = (None if each is None else each.clone() for each in running)
-            parts.append(self._normalize(part, mean, var, None, False))
-            moved.append([each for each in (mean, var) if each is not None])
-        with torch.no_grad():
-            for i, each in enumerate(each for each in running if each is not None):
-                each.copy_(torch.stack([pair[i] for pair in moved]).mean(0))
+            mean, var = (None if each is None else each.clone() for each in before)
+            parts.append(self._normalize(part, (mean, var), momentum, None, False))
+            after.append((mean, var))
+        for buffer, *moved in zip(before, *after, strict=True):
+            _become_mean(buffer, moved)
         return act(torch.cat(parts), residual, relu)
+
+
+@torch.no_grad()
+def _become_mean(buffer: Tensor | None, moved: Sequence[Tensor | None]) -> None:
+    values = [each for each in moved if each is not None]
+    if buffer is not None:  # a recomputed call must leave it to the bit, and a mean rounds
+        buffer.lerp_(torch.stack(values).mean(0), 0.0 if is_recomputing() else 1.0)
 
 
 class FrozenBatchNorm3d(TakesAct, nn.Module):

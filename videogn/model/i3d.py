@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from videogn.model.fused_norm import normalize
 from videogn.model.norm import NormFactory, NormKind, norm_factory
+from videogn.model.recompute import RECOMPUTE, Recompute, recomputed
 
 
 @dataclass(frozen=True)
@@ -146,12 +147,16 @@ class I3DResNet(nn.Module):
             video-nonlocal-net; 1 as in torchvision, PySlowFast and PyTorchVideo.
         zero_init_residual: start each residual branch at zero (gamma of its last norm,
             arXiv:1706.02677 sec. 5.1). Pre-trained weights overwrite it.
+        recompute: what the backward pass computes again rather than keeps: "none"; "norm", all
+            but convolutions; "block", each residual block and what lies between stem and first.
+            The results are the same to the bit.
 
     Raises:
-        ValueError: the training clip is too small for the network, or a norm refuses its channels.
+        ValueError: an unknown `recompute`, the training clip is too small for the network, or a
+            norm refuses its channels.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each a choice of an experiment
         self,
         arch: Arch,
         norm: NormFactory,
@@ -163,9 +168,13 @@ class I3DResNet(nn.Module):
         dropout: float = 0.5,
         stem_pool_padding: int = 0,
         zero_init_residual: bool = True,
+        recompute: Recompute = "none",
     ) -> None:
         super().__init__()
+        if recompute not in RECOMPUTE:
+            raise ValueError(f"unknown recompute {recompute!r}; known: {', '.join(RECOMPUTE)}")
         self.arch = arch
+        self.recompute: Recompute = recompute
         self.num_frames, self.crop_size = num_frames, crop_size
         self.stem_pool_padding = stem_pool_padding
         self.conv1 = _conv(3, width, (arch.stem_kernel_t, 7, 7), stride=(arch.stem_stride_t, 2, 2))
@@ -230,14 +239,19 @@ class I3DResNet(nn.Module):
 
     def forward_features(self, clips: Tensor) -> Tensor:
         """Returns the last map: (N, 3, T, H, W) -> (N, 32 * width, T', H', W')."""
-        x = normalize(self.norm1, self.conv1(clips), relu=True)
-        x = max_pool_frames(x, self.arch.pool1_t, self.arch.pool1_stride_t)
-        x = max_pool_pixels(x, kernel=3, stride=2, padding=self.stem_pool_padding)
+        mode = self.recompute if self.training else "none"
+        x = recomputed(self._after_stem, self.conv1(clips), mode)
         for i, stage in enumerate(self.stages):
-            x = stage(x)
+            for block in [stage] if mode == "none" else stage.children():
+                x = recomputed(block, x, mode)
             if i == 0:
                 x = max_pool_frames(x, self.arch.pool2_t)
         return x
+
+    def _after_stem(self, x: Tensor) -> Tensor:
+        x = normalize(self.norm1, x, relu=True)
+        x = max_pool_frames(x, self.arch.pool1_t, self.arch.pool1_stride_t)
+        return max_pool_pixels(x, kernel=3, stride=2, padding=self.stem_pool_padding)
 
     def forward_positions(self, clips: Tensor) -> Tensor:
         """Returns the logits at each position of the head's window: (N, 3, T, H, W) -> (N, P, K).
@@ -327,7 +341,8 @@ def create_model(
         num_frames: frames of a training clip.
         crop_size: pixels of a training clip's side.
         num_classes: K.
-        **options: `width`, `dropout`, `stem_pool_padding`, `zero_init_residual` of `I3DResNet`.
+        **options: `width`, `dropout`, `stem_pool_padding`, `zero_init_residual`,
+            `recompute` of `I3DResNet`.
 
     Raises:
         ValueError: an unknown `arch` or `norm`, a norm that refuses its channels, or a training

@@ -28,13 +28,12 @@ class SyncBatchNorm(BatchNorm3d):
         """Returns `relu(batch_norm(x) + residual)`; in training, running statistics move."""
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(x, residual, relu)
-        running_mean, running_var = self.step()
+        momentum = self.count()
         mean, var, count = _moments(x.detach())
-        if running_mean is not None and running_var is not None:
-            assert self.momentum is not None
-            running_mean.lerp_(mean.to(running_mean.dtype), self.momentum)
+        if self.running_mean is not None and self.running_var is not None:
             unbiased = var * (count / (count - 1).clamp(min=1))
-            running_var.lerp_(unbiased.to(running_var.dtype), self.momentum)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
         y = _Normalize.apply(x, self.weight, self.bias, mean, (var + self.eps).rsqrt(), count)
         return act(y, residual, relu)
 

@@ -16,6 +16,9 @@ from torch import Tensor
 from triton.runtime import interpreter
 
 from tests.ops.cases import Case, errors, expected, make, outcome
+from videogn.model.i3d import Bottleneck3d
+from videogn.model.norm import NormKind, norm_factory
+from videogn.model.recompute import Recompute, recomputed
 from videogn.ops import batch_norm_act, group_norm_act, launch
 from videogn.ops.fused import norm_act, norm_act_backward
 
@@ -222,3 +225,20 @@ def test_any_cut_gives_the_same(chunks: int, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(launch, "CHUNKS", chunks)
     monkeypatch.setattr(launch, "TILES_PER_CHUNK", 1)
     assert worst(make((2, 64, 7, 9, 11), 4, add=True)) < 2e-6
+
+
+@pytest.mark.parametrize("kind", ["gn", "bn"])
+def test_a_recomputed_block_has_the_same_bits(kind: NormKind) -> None:
+    def gradients(mode: Recompute) -> list[Tensor]:
+        torch.manual_seed(0)
+        norm = norm_factory(kind, num_groups=2, impl="triton")
+        block = Bottleneck3d(4, 2, norm=norm).to(memory_format=CHANNELS_LAST)
+        x = torch.randn(2, 4, 1, 3, 5).contiguous(memory_format=CHANNELS_LAST).requires_grad_()
+        recomputed(block, x, mode).square().sum().backward()
+        return [tensor.grad for tensor in (x, *block.parameters()) if tensor.grad is not None] + [
+            *block.buffers()
+        ]
+
+    kept = gradients("none")
+    for mode in ("norm", "block"):
+        assert all(torch.equal(a, b) for a, b in zip(gradients(mode), kept, strict=True))
