@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import random
+import resource
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -345,6 +346,60 @@ def test_going_on_after_a_fall_back_never_deletes_the_file_just_saved(tmp_path: 
     found = checkpoint.newest(tmp_path)
     assert found is not None
     assert found[1] == {"step": 3}
+
+
+def test_one_damaged_since_it_was_written_does_not_count_as_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(tmp_path, 1, 2, 3, 4, 5)
+    for step in (3, 4):
+        damage(checkpoint.step_file(tmp_path, step))
+    with caplog.at_level(logging.WARNING, logger="videogn"):
+        checkpoint.prune(tmp_path, 2, checkpoint.step_file(tmp_path, 5))
+    left = [int(p.stem.removeprefix("step_")) for p in sorted(tmp_path.iterdir())]
+    assert left == [2, 3, 4, 5]
+    assert caplog.text.count("older ones are kept in its place") == 2
+
+
+def test_the_last_good_one_stays_when_the_one_just_written_is_damaged(tmp_path: Path) -> None:
+    fill(tmp_path, 1, 2, 3)
+    for step in (2, 3):
+        damage(checkpoint.step_file(tmp_path, step))
+    checkpoint.prune(tmp_path, 1, checkpoint.step_file(tmp_path, 3))
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found[1] == {"step": 1}
+
+
+def test_an_undamaged_one_that_cannot_be_used_is_passed_over_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(tmp_path, 1, 2)
+
+    def require_first(path: Path, contents: Any) -> None:
+        if contents["step"] > 1:
+            raise CheckpointError(f"{path} is of no use")
+
+    with caplog.at_level(logging.WARNING, logger="videogn"):
+        found = checkpoint.newest(tmp_path, require_first)
+    assert found is not None
+    assert found[1] == {"step": 1}
+    assert "step_000000002.pt is of no use; trying the one before" in caplog.text
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, contents(1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            checkpoint.save(path, contents(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.filename == str(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+    assert same(checkpoint.load(path)["model"], contents(1)["model"])
 
 
 def test_what_is_no_checkpoint_is_told_apart(tmp_path: Path) -> None:

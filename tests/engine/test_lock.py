@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from videogn.engine import lock
 from videogn.engine.lock import locked
 from videogn.errors import FolderInUseError
 
@@ -105,21 +106,22 @@ def test_an_owner_that_is_leaving_is_waited_for(
     assert caplog.text.count("waiting") == 1
 
 
-def contend(folder: Path, rounds: int) -> None:
-    for _ in range(rounds):
-        with locked(folder, patience=30):
-            (folder / "only").touch(exist_ok=False)
-            (folder / "only").unlink()
+def test_a_file_that_its_owner_removed_after_it_was_opened_here_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, path = lock._try, tmp_path / lock.NAME
+    tries: list[int] = []
 
+    def leave_first(descriptor: int, path: Path) -> bool:
+        tries.append(descriptor)
+        if len(tries) == 1:
+            path.unlink()  # as an owner does that leaves at this moment
+        return plain(descriptor, path)
 
-def test_of_processes_that_take_turns_there_are_never_two_inside(tmp_path: Path) -> None:
-    """Also while the file is removed by one, and opened by another, at the same moment."""
-    processes = [fork.Process(target=contend, args=(tmp_path, 6)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0, 0]
+    monkeypatch.setattr(lock, "_try", leave_first)
+    with locked(tmp_path, patience=0):
+        assert path.read_text() == str(os.getpid())
+    assert len(tries) == 2
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_with_its_name(tmp_path: Path) -> None:

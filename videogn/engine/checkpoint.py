@@ -7,16 +7,18 @@ file carries the SHA-256 of everything else in it, and loading compares.
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from videogn.engine import durable
 from videogn.errors import CheckpointError
 
 _ZIP = b"PK\x03\x04"  # how a file of torch.save begins
@@ -27,24 +29,18 @@ log = logging.getLogger(__name__)
 def save(path: Path, contents: Mapping[str, Any]) -> None:
     """Writes `contents` and their digest under `path`, whole or not at all.
 
-    Written beside, flushed to the disk, then renamed: a kill at any moment leaves the old file or
-    the new one.
-
     Args:
         path: the file; its folder is made.
         contents: nested dicts and lists of tensors, str, int, float, bool and None.
+
+    Raises:
+        OSError: it cannot be written; what was there before is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save({**contents, "digest": digest(contents)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    data = io.BytesIO()  # not into the file: torch hides a full disk behind an error of its own
+    torch.save({**contents, "digest": digest(contents)}, data)
+    with durable.replacing(path) as file:
+        file.write(data.getbuffer())
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -130,7 +126,7 @@ def publish(path: Path, name: str) -> None:
         shutil.copyfile(path, temporary)
     temporary.replace(target)
     temporary.unlink(missing_ok=True)  # renaming onto another link of the same file does nothing
-    _sync_folder(path.parent)
+    durable.sync_folder(path.parent)
 
 
 def step_file(folder: Path, step: int) -> Path:
@@ -139,43 +135,54 @@ def step_file(folder: Path, step: int) -> Path:
 
 
 def prune(folder: Path, keep: int, newest: Path) -> None:
-    """Deletes all but the last `keep` checkpoints of steps; `last.pt` and `best.pt` stay.
+    """Deletes checkpoints of steps older than the last `keep` undamaged; `last.pt`, `best.pt` stay.
 
-    Those of steps after `newest`, just saved, go first: the run went on from before them because
-    they were damaged.
+    Those kept are read back, so that damage since they were written does not count as one kept.
+    Those of steps after `newest`, just saved, go too: the run went on from before them because
+    they could not be used.
     """
-    paths = sorted(folder.glob("step_*.pt"))
-    current = paths.index(newest)
-    for path in paths[: max(current + 1 - keep, 0)] + paths[current + 1 :]:
-        path.unlink()
+    good = 0
+    for path in sorted(folder.glob("step_*.pt"), reverse=True):
+        if path > newest or good == keep:
+            path.unlink()
+        elif _is_undamaged(path):
+            good += 1
 
 
-def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Returns the newest checkpoint of a run that is undamaged, None when there are none at all.
+def _is_undamaged(path: Path) -> bool:
+    try:
+        load(path)
+    except CheckpointError as error:
+        log.warning("%s; older ones are kept in its place", error)
+        return False
+    return True
+
+
+def newest(
+    folder: Path, require_usable: Callable[[Path, Mapping[str, Any]], None] | None = None
+) -> tuple[Path, dict[str, Any]] | None:
+    """Returns the newest checkpoint of a run that can be used, None when there are none at all.
+
+    Args:
+        folder: of the checkpoints.
+        require_usable: raises CheckpointError for an undamaged one that cannot be used.
 
     Raises:
-        CheckpointError: there are some and every one is damaged: never a silent start from scratch.
+        CheckpointError: there are some and none can be used: never a silent start from scratch.
     """
     paths = sorted(folder.glob("step_*.pt"), reverse=True)
     for path in paths:
         try:
-            return path, load(path)
+            contents = load(path)
+            if require_usable:
+                require_usable(path, contents)
         except CheckpointError as error:
             log.warning("%s; trying the one before", error)
+        else:
+            return path, contents
     if paths:
         raise CheckpointError(
-            f"all {len(paths)} checkpoints in {folder} are damaged; restore one, or start anew "
-            "with resume=never"
+            f"all {len(paths)} checkpoints in {folder} are damaged or unusable; restore one, or start "
+            "anew with resume=never"
         )
     return None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename in `folder` survive a power cut, where the system can."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        log.debug("%s cannot be flushed", folder)
-    finally:
-        os.close(descriptor)
