@@ -182,7 +182,7 @@ def newest(
             return path, contents
     if paths:
         raise CheckpointError(
-            f"all {len(paths)} checkpoints in {folder} are damaged or unusable; restore one, or start "
-            "anew with resume=never"
+            f"all {len(paths)} checkpoints in {folder} are damaged or of no use; restore one, or "
+            "start anew with resume=never"
         )
     return None

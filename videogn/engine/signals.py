@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -13,15 +13,31 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 ECHO = 2.0
 
 
+class Interruption:
+    """Whether a signal has come; called, says so.
+
+    Attributes:
+        number: of the first signal, None until it comes.
+    """
+
+    def __init__(self) -> None:
+        self.number: signal.Signals | None = None
+
+    def __call__(self) -> bool:
+        """Returns whether one has come."""
+        return self.number is not None
+
+
 @contextmanager
-def noted_signals() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether SIGINT, SIGTERM or SIGUSR1 has come.
+def noted_signals() -> Iterator[Interruption]:
+    """Yields what says whether SIGINT, SIGTERM or SIGUSR1 has come.
 
     The first of them is only noted, so that the step can end and its checkpoint be saved. A second
     one ends the process at once, unless it comes with the first: Slurm signals every process of a
     job and torchrun passes its own on, so that each process hears of one end twice.
     """
-    came: float | None = None
+    came = 0.0
+    interruption = Interruption()
     before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def restore() -> None:
@@ -31,8 +47,8 @@ def noted_signals() -> Iterator[Callable[[], bool]]:
     def note(number: int, _: FrameType | None) -> None:
         nonlocal came
         now = time.monotonic()
-        if came is None:
-            came = now
+        if not interruption():
+            came, interruption.number = now, signal.Signals(number)
         elif now - came > ECHO:
             restore()
             signal.raise_signal(number)
@@ -40,6 +56,6 @@ def noted_signals() -> Iterator[Callable[[], bool]]:
     for number in SIGNALS:
         signal.signal(number, note)
     try:
-        yield lambda: came is not None
+        yield interruption
     finally:
         restore()
