@@ -1,43 +1,154 @@
-"""Name the class of video files."""
+"""Name the class of videos: files, folders, patterns in quotes, or a camera."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from videogn.cli.arguments import count, takes_checkpoint
-from videogn.errors import DataError, VideoDecodeError
+from videogn.errors import ConfigError, DataError, VideoDecodeError
+
+if TYPE_CHECKING:
+    from videogn.predict.answers import Answer, Span
+    from videogn.predict.classifier import Classifier
+    from videogn.predict.overlay import Caption
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     takes_checkpoint(parser)
-    parser.add_argument("videos", nargs="+", help="video files; key=value overrides may follow")
-    parser.add_argument("--topk", type=count, default=5, help="classes to print (5)")
+    parser.add_argument(
+        "videos", nargs="*", help="files, folders, 'patterns'; key=value overrides may follow"
+    )
+    parser.add_argument("--topk", type=count, default=5, help="classes to tell (5)")
     parser.add_argument("--json", action="store_true", help="one JSON object a video")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the answers as a table")
+    parser.add_argument(
+        "--every",
+        type=_seconds,
+        metavar="SECONDS",
+        help="slide over the whole video: an answer every so many seconds; 0: clips side by side",
+    )
+    parser.add_argument(
+        "--video", type=Path, metavar="OUT", help="draw the labels: an mp4, or a folder of them"
+    )
+    parser.add_argument("--features", type=Path, metavar="FILE", help="write features (.npz)")
+    parser.add_argument("--camera", type=int, metavar="N", help="film with camera N (Linux)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns 3 when some video could not be read."""
+    overrides = [word for word in args.videos if "=" in word and not Path(word).exists()]
+    words = [word for word in args.videos if word not in overrides]
+    if bool(words) == (args.camera is not None):
+        raise ConfigError("predict wants video files, or --camera N; give one of the two")
+
     from videogn.predict import load
 
-    overrides = [word for word in args.videos if "=" in word and not Path(word).exists()]
-    classifier = load(args.ckpt, overrides)
+    if args.camera is not None:
+        return _film(args, load(args.ckpt, overrides))
+
+    from videogn.predict.sources import find_videos
+
+    paths = find_videos(words)
+    targets = _targets(args.video, paths)
+    return _answer(args, paths, targets, load(args.ckpt, overrides))
+
+
+def _answer(
+    args: argparse.Namespace, paths: list[str], targets: dict[str, Path], classifier: Classifier
+) -> int:
+    from tqdm import tqdm
+
+    from videogn.predict.output import CsvWriter, FeatureWriter, as_json, as_text
+
+    sliding = args.every is not None or bool(targets)
     exit_code = 0
-    for path in (word for word in args.videos if word not in overrides):
-        try:
-            top = classifier.predict(path, topk=args.topk)
-        except VideoDecodeError as error:  # name it, and go on with the others
-            print(f"error: {error}", file=sys.stderr)
-            exit_code = DataError.exit_code
-            continue
-        if args.json:
-            best = [{"label": label, "probability": p} for label, p in top]
-            print(json.dumps({"video": path, "predictions": best}))
-        else:
-            print(path)
-            for label, p in top:
-                print(f"  {100 * p:5.1f} %  {label}")
+    with ExitStack() as stack:
+        table = stack.enter_context(CsvWriter(args.csv)) if args.csv else None
+        features = None
+        if args.features:
+            features = stack.enter_context(FeatureWriter(args.features, classifier.classes))
+        found = classifier.answers(paths, sliding=sliding, every=args.every or None)
+        quiet = len(paths) == 1 or not sys.stderr.isatty()
+        for answer in tqdm(found, total=len(paths), unit=" videos", leave=False, disable=quiet):
+            if answer.error:  # name it, and go on with the others
+                print(f"error: {answer.error}", file=sys.stderr)
+                exit_code = DataError.exit_code
+            if not answer.spans or (answer.error and not sliding):
+                continue
+            show = as_json if args.json else as_text
+            tqdm.write(show(answer, classifier, args.topk, sliding=sliding), file=sys.stdout)
+            if table:
+                table.add(answer, classifier, args.topk)
+            if features:
+                features.add(answer)
+            if targets:
+                exit_code = max(exit_code, _draw(answer, targets[answer.path], classifier))
     return exit_code
+
+
+def _draw(answer: Answer, target: Path, classifier: Classifier) -> int:
+    from videogn.predict.overlay import draw_labels
+
+    try:
+        draw_labels(answer.path, target, [_caption(span, classifier) for span in answer.spans])
+    except VideoDecodeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return DataError.exit_code
+    return 0
+
+
+def _caption(span: Span, classifier: Classifier) -> Caption:
+    from videogn.predict.overlay import Caption
+
+    best = classifier.best(span.probs, 3)
+    return Caption(span.start, span.end, best, int(span.probs.argmax()))
+
+
+def _targets(out: Path | None, paths: Sequence[str]) -> dict[str, Path]:
+    """Returns where each labelled video is written: `out` itself for one, else a file in it."""
+    if out is None:
+        return {}
+    if out.suffix == ".mp4" and not out.is_dir():
+        if len(paths) > 1:
+            raise ConfigError(f"--video {out} is one file for {len(paths)} videos; give a folder")
+        targets = {paths[0]: out}
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        targets = {path: out / f"{Path(path).name}.mp4" for path in paths}
+        if len(set(targets.values())) < len(paths):
+            raise ConfigError(
+                f"--video {out}: several of the {len(paths)} videos have the same name; draw them "
+                "one folder after the other"
+            )
+    for path, target in targets.items():
+        if target.exists() and target.samefile(path):
+            raise ConfigError(f"--video {target} would write over its own source; choose another")
+    return targets
+
+
+def _film(args: argparse.Namespace, classifier: Classifier) -> int:
+    """Answers for a camera until it ends or Ctrl-C."""
+    from videogn.predict.answers import Answer
+    from videogn.predict.camera import follow, open_camera
+    from videogn.predict.output import as_json, as_text
+
+    if args.csv or args.features or args.video:
+        raise ConfigError("--camera goes with --json only; record a file to get the other outputs")
+    name = f"camera {args.camera}"
+    for span in follow(open_camera(args.camera), classifier, args.every or 0.0):
+        show = as_json if args.json else as_text
+        print(show(Answer(name, [span]), classifier, args.topk, sliding=True), flush=True)
+    return 0
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
+    return value

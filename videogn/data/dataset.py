@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from videogn.data import watch
-from videogn.data.decode import VideoReader
+from videogn.data.decode import FrameMap, VideoReader
 from videogn.data.frame_index import FrameIndex
 from videogn.data.manifest import Manifest
 from videogn.data.order import SampleKey
@@ -313,21 +313,27 @@ def read_views(
         rule=spec.clip_rule,
     )
     wanted, positions = np.unique(np.asarray(clips), return_inverse=True)
+    scaled = scaler(video, spec.short_side, upright=upright)
+    frames = torch.from_numpy(video.frames(wanted.tolist(), each=scaled))
+    height, width = frames.shape[1:3]
+    boxes = eval_crops(height, width, crops=spec.crops, crop_size=spec.crop_size)
+    return frames, torch.from_numpy(positions.reshape(len(clips), spec.num_frames)), boxes
+
+
+def scaler(video: VideoReader, short_side: int, *, upright: bool) -> FrameMap:
+    """Returns what scales a decoded frame of `video` to a short side, and may turn it upright."""
 
     def scaled(frame: np.ndarray) -> np.ndarray:
         if upright:
             frame = np.rot90(frame, -video.rotation // 90)
-        height, width = short_side_size(frame.shape[0], frame.shape[1], spec.short_side)
+        height, width = short_side_size(frame.shape[0], frame.shape[1], short_side)
         if frame.shape[:2] == (height, width):
             return frame
         # A decoded frame's rows are padded, which torch would be slow to read.
         image = torch.from_numpy(np.ascontiguousarray(frame)[None])
         return resize(image, height, width)[0].numpy()
 
-    frames = torch.from_numpy(video.frames(wanted.tolist(), each=scaled))
-    height, width = frames.shape[1:3]
-    boxes = eval_crops(height, width, crops=spec.crops, crop_size=spec.crop_size)
-    return frames, torch.from_numpy(positions.reshape(len(clips), spec.num_frames)), boxes
+    return scaled
 
 
 def collate(clips: Sequence[Clip]) -> ClipBatch:

@@ -52,6 +52,8 @@ _UNINDEXED_CODECS = {"vp8"}  # some of its packets are never shown
 _SKIPPING_CODECS = {"h264", "hevc", "mpeg4", "mpeg2video"}
 # Going on decoding over so few frames costs less than seeking and starting the decoder again.
 _SEEK_FRAMES = 16
+# Frames that a long read holds together: at least, and where no keyframe comes at most.
+_BLOCK, _LONGEST_BLOCK = 32, 512
 
 _cache = IndexCache()
 
@@ -128,6 +130,25 @@ class PyAVReader:
         with self._errors():
             images = self._read(wanted, each)
         return images if np.array_equal(asked, distinct) else images[order]
+
+    def stream(self, indices: Sequence[int], each: FrameMap | None = None) -> Iterator[np.ndarray]:
+        """The frames at the strictly rising `indices`, one by one: uint8 (H, W, 3), as mapped.
+
+        For long videos: memory holds one group of pictures, and no frame is decoded twice. See
+        `frames` for `each` and what is raised.
+        """
+        asked = check_indices(indices, self.num_frames, self.path)
+        if self._by_count:
+            yield from self._stream_by_count(asked, each)
+            return
+        for block in self._blocks(asked):
+            yield from self.frames(asked[block], each)
+
+    def time(self, index: int) -> float:
+        """When a frame is shown, in seconds after the first."""
+        if self.index.pts is None or self.time_base is None:
+            return index / self.fps if self.fps else float(index)
+        return float((self.index.pts[index] - self.index.pts[0]) * self.time_base)
 
     def decode_all(self) -> Iterator[VideoFrame]:
         """Every frame from the first to the last, not converted; for whoever checks a file."""
@@ -264,6 +285,31 @@ class PyAVReader:
             raise VideoDecodeError(self.path, f"is cut short or damaged ({found} frames found)")
 
     # Reading
+
+    def _stream_by_count(self, asked: list[int], each: FrameMap | None) -> Iterator[np.ndarray]:
+        """`stream` for a file that can only be decoded from its start: in one pass."""
+        wanted = iter(asked)
+        following = next(wanted, None)
+        for count, frame in enumerate(self.decode_all()):
+            if count == following:
+                images = _Images(1, each, self.path)
+                images.put(0, self._rgb(frame))
+                yield images.array[0]
+                following = next(wanted, None)
+            if following is None:
+                return
+        raise VideoDecodeError(self.path, "a frame that its index lists cannot be decoded")
+
+    def _blocks(self, asked: list[int]) -> list[slice]:
+        """`asked` cut into blocks that begin at keyframes, so that none is decoded for two."""
+        cuts, last = [], -1
+        for number, index in enumerate(asked):
+            place = self._keyframe_before(self._positions[index])
+            too_long = cuts and number - cuts[-1] >= _LONGEST_BLOCK
+            if (place != last and (not cuts or number - cuts[-1] >= _BLOCK)) or too_long:
+                cuts.append(number)
+            last = place
+        return [slice(a, b) for a, b in zip(cuts, [*cuts[1:], len(asked)], strict=True)]
 
     def _read(self, wanted: list[int], each: FrameMap | None) -> np.ndarray:
         """uint8 (len(wanted), h, w, 3): the frames at the sorted positions `wanted`, mapped."""

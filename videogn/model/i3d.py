@@ -256,7 +256,12 @@ class I3DResNet(nn.Module):
     def forward_positions(self, clips: Tensor) -> Tensor:
         """Returns the logits at each position of the head's window: (N, 3, T, H, W) -> (N, P, K).
 
-        P is 1 for a clip of the training size.
+        P is 1 for a clip of the training size. Raises as `pooled` does.
+        """
+        return self.fc(self.dropout(self.pooled(clips)))
+
+    def pooled(self, clips: Tensor) -> Tensor:
+        """Returns what `fc` sees at each position: (N, 3, T, H, W) -> (N, P, 32 * width).
 
         Raises:
             ValueError: the clip is smaller than a training clip.
@@ -273,7 +278,7 @@ class I3DResNet(nn.Module):
         else:
             x = F.avg_pool3d(x.float(), self.window, stride=1).to(x.dtype)
             x = x.flatten(2).transpose(1, 2)
-        return self.fc(self.dropout(x))
+        return x
 
     def forward(self, clips: Tensor) -> Tensor:
         """Returns logits, averaged over positions: (N, 3, T, H, W) -> (N, K)."""
