@@ -200,6 +200,14 @@ def test_the_record_and_the_test_have_the_documented_keys(
     assert [row["path"] for row in rows] == [f"videos/val_{i}.mp4" for i in range(5)]
     assert 100 * sum(int(row["correct"]) for row in rows) / 5 == report["top1"]
     assert 100 * sum(row["label"] in row["top5"].split("|") for row in rows) / 5 == report["top5"]
+    assert 100 * sum(int(row["correct5"]) for row in rows) / 5 == report["top5"]
+    for row in rows:
+        probs = [float(prob) for prob in row["top5_probabilities"].split("|")]
+        assert row["probability"] == row["top5_probabilities"].split("|")[0]
+        assert probs == sorted(probs, reverse=True)
+        named = dict(zip(row["top5"].split("|"), probs, strict=True))
+        true = float(row["true_probability"])
+        assert named.get(row["label"]) == (true if int(row["correct5"]) else None)
 
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     assert config["model"]["num_classes"] == len(CLASSES)

@@ -28,6 +28,11 @@ log = logging.getLogger(__name__)
 # Overrides of a stored config: a checkpoint is used where its run's choice may not run.
 ANYWHERE = ("model.norm.impl=auto",)
 
+PREDICTION_COLUMNS = (
+    *("path", "label", "prediction", "probability", "correct", "top5", "failed"),
+    *("true_probability", "correct5", "top5_probabilities"),
+)
+
 
 def run_test(path: str | Path, overrides: Sequence[str], out: Path | None) -> dict[str, Any]:
     """Tests a checkpoint under the protocol it was trained for, or another; returns `test.json`.
@@ -179,19 +184,26 @@ def require_same_classes(classes: Sequence[str], manifest: Manifest, path: str |
 def _write_predictions(
     path: Path, manifest: Manifest, result: EvalResult, failed: Mapping[int, str]
 ) -> None:
-    """Writes one row a video: what it is, what it was taken for, how surely, and the top 5."""
+    """Writes one row a video: what it is, what it was taken for, how surely, and the top 5.
+
+    The columns after `failed` say what the names alone cannot: a name may hold the "|" of `top5`.
+    """
     top = result.probs.topk(min(5, result.probs.shape[1]), dim=1)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "label", "prediction", "probability", "correct", "top5", "failed"])
+        writer.writerow(PREDICTION_COLUMNS)
         for row, video in enumerate(manifest.paths):
-            names = [manifest.classes[i] for i in top.indices[row].tolist()]
-            label = manifest.classes[int(manifest.labels[row])]
+            label_id = int(manifest.labels[row])
+            label = manifest.classes[label_id]
             if row in failed:
-                writer.writerow([video, label, "", "", 0, "", failed[row]])
+                writer.writerow([video, label, "", "", 0, "", failed[row], "", 0, ""])
                 continue
-            probability = f"{float(top.values[row, 0]):.6f}"
+            ids = top.indices[row].tolist()
+            names = [manifest.classes[i] for i in ids]
+            probs = [f"{prob:.6f}" for prob in top.values[row].tolist()]
             correct = int(result.correct[row])
-            writer.writerow([video, label, names[0], probability, correct, "|".join(names), ""])
+            told = [video, label, names[0], probs[0], correct, "|".join(names), ""]
+            true_prob = f"{float(result.probs[row, label_id]):.6f}"
+            writer.writerow([*told, true_prob, int(label_id in ids), "|".join(probs)])
     temporary.replace(path)
