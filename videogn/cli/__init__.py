@@ -17,7 +17,8 @@ COMMANDS = {
     "train": "train and test an experiment, or go on with it",
     "test": "test a checkpoint under any protocol",
     "predict": "name the class of video files",
-    "report": "Table 8 beside the paper's",
+    "report": "Table 8 beside the paper's, Fig. 7, and a page of all runs",
+    "compare": "two tests of the same videos: the difference, and how sure it is",
     "demo": "the whole chain on made-up videos, in minutes",
     "bench": "measure this machine: decode",
     "weights": "what a file of weights is, and how to use it",
@@ -38,7 +39,8 @@ EXAMPLES = """examples:
   python run.py weights R-50-GN.pkl                               what a file is, and how to use it
   python run.py convert best.pt --to best.safetensors
   python run.py export --ckpt best.pt --format onnx --out best.onnx --check
-  python run.py report runs/
+  python run.py report runs/                                      tables, curves, runs/report.html
+  python run.py compare runs/bn/1 runs/gn/1                       which is better, and how sure
 """
 
 
