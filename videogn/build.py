@@ -87,6 +87,23 @@ def build_manifest(config: Config, split: str) -> Manifest:
     return manifest
 
 
+def require_a_batch(config: Config, num_videos: int, world: int) -> None:
+    """Checks that no step of `world` processes holds a video twice by necessity.
+
+    Raises:
+        ConfigError: a step takes more videos than the training list has.
+    """
+    optim = config.optim
+    clips = optim.clips_per_gpu * optim.accumulate * world
+    videos = clips // config.data.clips_per_decode
+    if videos > num_videos:
+        raise ConfigError(
+            f"optim.clips_per_gpu={optim.clips_per_gpu}: a step of {world} process(es) takes "
+            f"{clips} clips of {videos} videos, but the training list has only {num_videos} "
+            "videos; lower optim.clips_per_gpu or optim.accumulate, or add videos"
+        )
+
+
 def build_norm(config: Config) -> NormFactory:
     """Returns channels -> normalization layer."""
     norm = config.model.norm
@@ -185,7 +202,9 @@ def fingerprint(config: Config, model: I3DResNet) -> dict[str, Any]:
 
 def build_to_input(config: Config, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Returns uint8 clips (N, T, S, S, 3), anywhere -> the network's input on `device`."""
-    mean, std = list(config.data.mean), list(config.data.std)
+    mean, std = config.data.mean, config.data.std
+    assert not isinstance(mean, str)  # `resolve` has put numbers for "auto"
+    assert not isinstance(std, str)
 
     def to_input(clips: Tensor) -> Tensor:
         return to_network(clips.to(device, non_blocking=True), mean, std)

@@ -62,9 +62,8 @@ def run_training(config: Config) -> Path:
     try:
         data = {split: build.build_manifest(config, split) for split in ("train", "val")}
         require_disjoint(data["train"], data["val"])
-        found = distributed.from_main(str(_folder_to_resume(config) or ""))
-        run = _Run(config, data["train"], data["val"], device, ranks, impl)
-        return run.go(Path(found) if found else None)
+        build.require_a_batch(config, len(data["train"]), ranks.world)
+        return _Run(config, data["train"], data["val"], device, ranks, impl).go()
     finally:
         distributed.leave()
 
