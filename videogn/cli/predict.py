@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -120,7 +121,8 @@ def _targets(out: Path | None, paths: Sequence[str]) -> dict[str, Path]:
         targets = {paths[0]: out}
     else:
         out.mkdir(parents=True, exist_ok=True)
-        targets = {path: out / f"{Path(path).name}.mp4" for path in paths}
+        stems = Counter(Path(path).stem for path in paths)
+        targets = {path: out / f"{_name(Path(path), stems)}.mp4" for path in paths}
         if len(set(targets.values())) < len(paths):
             raise ConfigError(
                 f"--video {out}: several of the {len(paths)} videos have the same name; draw them "
@@ -130,6 +132,11 @@ def _targets(out: Path | None, paths: Sequence[str]) -> dict[str, Path]:
         if target.exists() and target.samefile(path):
             raise ConfigError(f"--video {target} would write over its own source; choose another")
     return targets
+
+
+def _name(path: Path, stems: Counter[str]) -> str:
+    """Returns a file's name without its suffix, unless another of them has the same."""
+    return path.stem if stems[path.stem] == 1 else path.name
 
 
 def _film(args: argparse.Namespace, classifier: Classifier) -> int:

@@ -302,11 +302,10 @@ class PyAVReader:
 
     def _blocks(self, asked: list[int]) -> list[slice]:
         """`asked` cut into blocks that begin at keyframes, so that none is decoded for two."""
-        cuts, last = [], -1
+        cuts, last = [0], 0
         for number, index in enumerate(asked):
-            place = self._keyframe_before(self._positions[index])
-            too_long = cuts and number - cuts[-1] >= _LONGEST_BLOCK
-            if (place != last and (not cuts or number - cuts[-1] >= _BLOCK)) or too_long:
+            place, length = self._keyframe_before(self._positions[index]), number - cuts[-1]
+            if length >= (_BLOCK if place != last else _LONGEST_BLOCK):
                 cuts.append(number)
             last = place
         return [slice(a, b) for a, b in zip(cuts, [*cuts[1:], len(asked)], strict=True)]

@@ -149,10 +149,11 @@ class _Painter:
     def _panel(self, draw: ImageDraw.ImageDraw, caption: Caption) -> None:
         line, gap = round(self._text * 1.5), self._text // 2
         bar = self._text * 4
-        room = self.width - 4 * gap - bar
+        percent = round(draw.textlength("100 %", self._font)) + gap
+        room = self.width - 5 * gap - bar - percent
         names = [self._shortened(draw, label, room) for label, _ in caption.best]
         longest = max(draw.textlength(name, self._font) for name in names)
-        right = min(gap * 4 + bar + round(longest), self.width - gap)
+        right = min(gap * 5 + bar + percent + round(longest), self.width - gap)
         bottom = gap + line * len(names) + gap
         draw.rounded_rectangle((gap, gap, right, bottom), gap, fill=_PANEL)
         for row, (name, (_, probability)) in enumerate(zip(names, caption.best, strict=True)):
@@ -163,7 +164,10 @@ class _Painter:
             filled = left + max(round(bar * probability), 1)
             colour = _COLOURS[caption.colour_id % len(_COLOURS)] if row == 0 else "#c8ccd4"
             draw.rectangle((left, middle - half, filled, middle + half), fill=colour)
-            place = (left + bar + gap, middle)
+            number = (left + bar + percent, middle)
+            told = f"{100 * probability:.0f} %"
+            draw.text(number, told, fill=_WHITE, font=self._font, anchor="rm")
+            place = (left + bar + percent + gap, middle)
             draw.text(place, name, fill=_WHITE, font=self._font, anchor="lm")
 
     def _shortened(self, draw: ImageDraw.ImageDraw, label: str, room: float) -> str:

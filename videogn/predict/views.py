@@ -15,6 +15,8 @@ from videogn.data.pyav_reader import PyAVReader
 from videogn.data.sampling import frame_indices
 from videogn.data.transforms import Box, eval_crops
 
+_TIME_ERROR = 1e-3  # seconds; Matroska's time stamps are rounded to them
+
 
 @dataclass(frozen=True)
 class View:
@@ -70,7 +72,8 @@ def windows(video: PyAVReader, spec: ViewSpec, every: float | None) -> Iterator[
         every: seconds from the start of a window to that of the next; None for the length of a
             clip. The last window ends with the video.
     """
-    starts = window_starts(video, spec.num_frames * spec.frame_stride, every)
+    span = spec.num_frames * spec.frame_stride
+    starts = window_starts(video, span, every)
     clips = [
         frame_indices(start, spec.num_frames, spec.frame_stride, video.num_frames)
         for start in starts
@@ -84,7 +87,8 @@ def windows(video: PyAVReader, spec: ViewSpec, every: float | None) -> Iterator[
         while max(clip) not in held:
             index, image = next(coming)
             held[index] = image.copy()  # a view of a block would keep the whole of it
-        yield Piece(video.time(start), _end(video, max(clip)), _views(held, clip, spec))
+        end = _end(video, min(start + span, video.num_frames) - 1)
+        yield Piece(video.time(start), end, _views(held, clip, spec))
 
 
 def window_starts(video: PyAVReader, span: int, every: float | None) -> list[int]:
@@ -99,7 +103,7 @@ def window_starts(video: PyAVReader, span: int, every: float | None) -> list[int
     if every is None:
         return sorted({*range(0, last + 1, span), last})
     times = np.array([video.time(index) for index in range(last + 1)])
-    starts = np.searchsorted(times, np.arange(0, times[-1] + every, every))
+    starts = np.searchsorted(times, np.arange(0, times[-1] + every, every) - _TIME_ERROR)
     return sorted({0, last, *(int(start) for start in starts if start <= last)})
 
 
