@@ -214,17 +214,17 @@ def _files() -> Iterator[ConfigFault]:
     yield fault("only a comment", b"# nothing\n", "holds no configuration")
     yield fault("a list on top", b"- a\n- b\n", "must be a mapping")
     yield fault("one number", b"5\n", "must be a mapping")
-    yield fault("tabs", _changed("  arch:", "\tarch:"), "mine.yaml:16", "not valid yaml", "\\t")
-    yield fault("a key twice", BASE.encode() + b"seed: 3\n", "mine.yaml:81", "seed", "line 9")
+    yield fault("tabs", _changed("  arch:", "\tarch:"), "mine.yaml:17", "not valid yaml", "\\t")
+    yield fault("a key twice", BASE.encode() + b"seed: 3\n", "mine.yaml:82", "seed", "line 10")
     twice = BASE.encode() + b"model:\n  width: 3\n"
-    yield fault("a section twice", twice, "mine.yaml:81", "model", "line 15")
+    yield fault("a section twice", twice, "mine.yaml:82", "model", "line 16")
     tag = _changed("seed: 0", 'seed: !!python/object/apply:os.system ["true"]')
-    yield fault("a python tag", tag, "mine.yaml:9", "python/object/apply:os.system")
-    yield fault("a tag", _changed("seed: 0", "seed: !!str 0"), "mine.yaml:9", "is a tag")
+    yield fault("a python tag", tag, "mine.yaml:10", "python/object/apply:os.system")
+    yield fault("a tag", _changed("seed: 0", "seed: !!str 0"), "mine.yaml:10", "is a tag")
     yield fault("an alias bomb", bomb.encode(), "mine.yaml:1", "&a", "references")
     yield fault("a cycle", b"model: &m\n  norm: *m\n", "mine.yaml:1", "&m", "references")
     yield fault("merged keys", b"a: &a {x: 1}\nb: {<<: *a}\n", "references")
-    yield fault("two documents", BASE.encode() + b"---\nseed: 3\n", "mine.yaml:82", "document")
+    yield fault("two documents", BASE.encode() + b"---\nseed: 3\n", "mine.yaml:83", "document")
     yield fault("deep", b"[" * 100_000, "mine.yaml:1", "deeper than")
     yield fault("huge", b"#" * 2_000_000, "2000000 bytes")
     yield fault("a list for a key", b"? [a, b]\n: 1\n", "where a key belongs")
@@ -247,7 +247,7 @@ def _files() -> Iterator[ConfigFault]:
         "does not state data.num_frames, optim.epochs",
     )
     wrong = _changed("  crops:", "  crop:")
-    yield fault("a misspelt key", wrong, "mine.yaml:69", "eval.crop;", "mean eval.crops?")
+    yield fault("a misspelt key", wrong, "mine.yaml:70", "eval.crop;", "mean eval.crops?")
     yield fault("a misspelt section", _changed("optim:", "optm:"), "optm", "did you mean optim?")
     yield fault("a dotted key", b"optim.base_lr: 1\n", "mine.yaml:1", "optim.base_lr")
     yield fault("a wrong indent", _changed("  arch:", " arch:"), "not valid yaml")
@@ -258,14 +258,14 @@ def _files() -> Iterator[ConfigFault]:
     )
     yield fault("a section for a key", b"seed:\n  x: 1\n", "mine.yaml:1: seed={'x': 1}")
     rate = _changed("base_lr: 0.01 ", "base_lr: '1e-3' ")
-    yield fault("a number as text", rate, "mine.yaml:53: optim.base_lr='1e-3'", "without quotes")
+    yield fault("a number as text", rate, "mine.yaml:54: optim.base_lr='1e-3'", "without quotes")
     yield fault(
         "a rate below zero", _changed("base_lr: 0.01 ", "base_lr: -1 "), "optim.base_lr=-1.0"
     )
     yield fault(
         "yes",
         _changed("deterministic: false", "deterministic: yes"),
-        "mine.yaml:10",
+        "mine.yaml:11",
         "true or false",
     )
     yield fault("HTML", b"<!DOCTYPE html>\n<html><title>404</title></html>", "must be a mapping")

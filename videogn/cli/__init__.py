@@ -6,6 +6,8 @@ A module imports what its command needs within `run`, so that help and a wrong w
 from __future__ import annotations
 
 import argparse
+import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
@@ -19,8 +21,10 @@ COMMANDS = {
     "predict": "name the class of video files",
     "report": "Table 8 beside the paper's, Fig. 7, and a page of all runs",
     "compare": "two tests of the same videos: the difference, and how sure it is",
+    "config": "every value and where it came from",
     "demo": "the whole chain on made-up videos, in minutes",
-    "bench": "measure this machine: decode",
+    "fit": "the memory that a training step will take, for any number of clips",
+    "bench": "measure this machine: decode, step",
     "weights": "what a file of weights is, and how to use it",
     "convert": "weights of any layout into another",
     "export": "a checkpoint as a program for other runtimes",
@@ -63,6 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        if args.debug or not _reader_left():
+            raise
+        return 141  # as a shell says of a program that its reader left, as `| head` does
     except OSError as error:
         if args.debug or error.filename is None:  # without a file it is no place of the user's
             raise
@@ -73,6 +81,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print("interrupted; the same command begins again or goes on", file=sys.stderr)
         return 130
+
+
+def _reader_left() -> bool:
+    """Returns whether nobody reads stdout any more; what is left to write is then dropped."""
+    stdout = select.poll()
+    stdout.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in stdout.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:

@@ -9,6 +9,8 @@
     settings      layers of values, each with where it came from
     checks        what types cannot say
     loading       the way from a file to a Config
+    explain       keys and settings for a reader
+    schema        keys for an editor
 """
 
 from videogn.config.loading import (
@@ -20,6 +22,7 @@ from videogn.config.loading import (
     load_config,
     load_settings,
     scientific,
+    settings_from,
     to_dict,
 )
 from videogn.config.sections import (
@@ -48,5 +51,6 @@ __all__ = [
     "load_config",
     "load_settings",
     "scientific",
+    "settings_from",
     "to_dict",
 ]

@@ -53,7 +53,18 @@ def config_from(
     Raises:
         ConfigError: see `load_config`.
     """
-    return config_of(_layered(of_values(values, lambda _: where), overrides, where=where))
+    return config_of(settings_from(values, overrides, where=where))
+
+
+def settings_from(
+    values: Mapping[str, Any], overrides: Sequence[str] = (), *, where: str = "config"
+) -> Settings:
+    """Returns what `config_from` makes its Config of.
+
+    Raises:
+        ConfigError: see `load_settings`.
+    """
+    return _layered(of_values(values, lambda _: where), overrides, where=where)
 
 
 def config_of(settings: Settings) -> Config:

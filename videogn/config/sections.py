@@ -46,7 +46,7 @@ class NormConfig:
     """Which positions share a mean and a variance."""
 
     kind: Literal["gn", "bn", "ln", "in", "brn", "frozen_bn", "sync_bn"] = key(
-        "gn", "the normalization: of groups of channels, of the batch, of a layer, ..."
+        "gn", "gn: by groups of channels, bn: over the batch; brn, frozen_bn, sync_bn: kinds of bn"
     )
     num_groups: int = key(32, "gn: groups of channels, the same number in every layer", least=1)
     channels_per_group: int | None = key(

@@ -42,7 +42,9 @@ def of_file(path: Path) -> Settings:
         ConfigError: see `videogn.config.load_config`.
     """
     values, lines = read_mapping(path, takes_text)
-    return of_values(values, lambda key: f"{path}:{lines[key]}" if key in lines else str(path))
+    here = Path.cwd()
+    place = path.relative_to(here) if path.is_relative_to(here) else path
+    return of_values(values, lambda key: f"{place}:{lines[key]}" if key in lines else str(place))
 
 
 def of_values(values: Any, origin: Callable[[str], str]) -> Settings:
