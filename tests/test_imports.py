@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "videogn"
 TOP = [
     *("build", "experiment", "testing", "demo", "predict", "cli", "report", "runs", "bench"),
-    *("convert", "describe", "export"),
+    *("fit", "live_bytes"),
+    *("convert", "describe", "export", "resume", "advice", "bad_samples"),
 ]
 
 # part -> what it must not import, at the top of a file or inside a function
@@ -28,7 +29,8 @@ FORBIDDEN = {
 }
 MAY_IMPORT_CONFIG = {
     *("build", "experiment", "testing", "demo", "predict", "cli", "report", "runs"),
-    *("convert", "export"),
+    *("fit", "bench"),
+    *("convert", "export", "resume", "advice"),
 }
 
 
