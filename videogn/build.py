@@ -6,7 +6,7 @@ Here the config stops: everything below takes plain arguments and works without 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videogn.config import Config
+from videogn.config import Config, to_dict
 from videogn.data.dataset import (
     ClipSpec,
     EvalVideos,
@@ -34,6 +34,7 @@ from videogn.data.transforms import to_network
 from videogn.engine.distributed import Ranks
 from videogn.engine.schedule import Schedule, parameter_groups
 from videogn.engine.train import TrainOptions, TrainState
+from videogn.engine.wandb_mirror import WandbMirror
 from videogn.errors import ConfigError
 from videogn.model.i3d import ARCHS, I3DResNet
 from videogn.model.norm import NormFactory, norm_factory, norm_layers
@@ -320,13 +321,45 @@ def build_view_spec(config: Config) -> ViewSpec:
 def build_video_loader(config: Config, manifest: Manifest, ranks: Ranks) -> Iterator[Any]:
     """Returns this rank's share of whole videos, unpadded."""
     rows = range(ranks.rank, len(manifest), ranks.world)
-    dataset = EvalVideos(manifest, build_view_spec(config), open_video=_opener(config, manifest))
+    open_video = build_opener(config, manifest)
+    dataset = EvalVideos(manifest, build_view_spec(config), open_video=open_video)
     return video_loader(
         dataset,
         rows,
         num_workers=min(_workers(config), len(rows)),
         pin=torch.cuda.is_available(),
         timeout=config.data.timeout,
+    )
+
+
+def build_mirror(
+    config: Config,
+    folder: Path,
+    *,
+    facts: Mapping[str, Any],
+    job_type: str,
+    wandb_id: str | None = None,
+) -> WandbMirror:
+    """Returns the W&B run of a run folder; by default it is shown with others of its experiment.
+
+    Args:
+        config: resolved.
+        folder: of the run.
+        facts: versions, hardware, code and data, stored beside the config as `env`.
+        job_type: "train" or "test".
+        wandb_id: of the W&B run to go on with.
+    """
+    w, norm = config.wandb, config.model.norm.kind
+    batch = f"{config.optim.clips_per_gpu} clips per GPU"
+    return WandbMirror(
+        folder,
+        mode=w.mode,
+        project=w.project,
+        config=to_dict(config) | {"env": facts},
+        wandb_id=wandb_id,
+        group=w.group or config.name,
+        tags=[*w.tags, norm, f"{config.data.num_frames} frames", batch],
+        job_type=job_type,
     )
 
 
@@ -349,13 +382,13 @@ def _train_clips(config: Config, manifest: Manifest, *, replace_bad: bool) -> Tr
     return TrainClips(
         manifest,
         spec,
-        open_video=_opener(config, manifest),
+        open_video=build_opener(config, manifest),
         seed=config.seed,
         replace=replace_bad,
     )
 
 
-def _opener(config: Config, manifest: Manifest) -> OpenVideo:
+def build_opener(config: Config, manifest: Manifest) -> OpenVideo:
     """Returns what opens a path of the manifest."""
     decoder = config.data.decoder
     import_decoder(decoder)  # a worker's error would come with a traceback for a message

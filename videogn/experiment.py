@@ -103,14 +103,13 @@ class _Run:
             refuse_failures(report, self.config, self.folder)
             return
         self.bad = _BadSamples(self.folder, len(self.train_data), self.config)
-        self.tracker = self._track(wandb_id)
-        stack.callback(self.tracker.close)
+        self.tracker = stack.enter_context(self._track(wandb_id))
         self._announce(state, schedule)
         if state.step < last:
             with noted_signals() as interrupted:
                 self._train(state, schedule, last, interrupted)
-        result = self._test(state, schedule)
-        self.tracker.summarize({f"test/{key}": result[key] for key in ("top1", "top5")})
+        self._mirror_training(state)
+        self._test(state, schedule)
 
     def _checkpoint(self, folder: Path | None) -> tuple[Path, dict[str, Any]] | None:
         """Returns what to go on from: the checkpoint asked for, else the folder's newest."""
@@ -125,7 +124,11 @@ class _Run:
         if self.ranks.is_main:
             base = Path("runs") / self.config.name
             made = Path(self.config.run_dir) if self.config.run_dir else claim_run_folder(base)
-            write_run_files(made, to_dict(self.config), self.ranks.world)
+            data = {
+                split: {"videos": len(manifest), "sha256": manifest.content_hash()}
+                for split, manifest in (("train", self.train_data), ("val", self.val_data))
+            }
+            write_run_files(made, to_dict(self.config), self.ranks.world, data)
             folder = str(made)
         return Path(distributed.from_main(folder))
 
@@ -190,13 +193,24 @@ class _Run:
     def _track(self, wandb_id: str | None) -> Tracker | NullTracker:
         if not self.ranks.is_main:
             return NullTracker()
-        return Tracker(
-            self.folder,
-            mode=self.config.wandb.mode,
-            project=self.config.wandb.project,
-            config=to_dict(self.config),
-            wandb_id=wandb_id,
+        facts = read_json(self.folder / "env.json") or {}
+        mirror = build.build_mirror(
+            self.config, self.folder, facts=facts, job_type="train", wandb_id=wandb_id
         )
+        return Tracker(self.folder, mirror)
+
+    def _mirror_training(self, state: TrainState) -> None:
+        """Gives W&B what a finished training leaves: numbers and, if asked, checkpoints."""
+        mirror = self.tracker.mirror
+        if mirror is None:
+            return
+        parameters = sum(p.numel() for p in state.model.parameters())
+        best = {"val/best_error_1clip_aug": state.best_error}
+        mirror.summarize({"parameters": parameters} | best)
+        for name in ("best", "last") if self.config.wandb.artifacts else ():
+            path = self.folder / "checkpoints" / f"{name}.pt"
+            if path.is_file():
+                mirror.keep_file(path, "model", [name])
 
     def _announce(self, state: TrainState, schedule: Schedule) -> None:
         model = state.model
@@ -302,6 +316,7 @@ class _Run:
                 "step": state.step,
                 "clips_per_step": schedule.global_batch,
             },
+            mirror=self.tracker.mirror,
         )
 
     def _save(self, state: TrainState) -> None:

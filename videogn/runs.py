@@ -87,10 +87,12 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     (folder / "config.yaml").write_text(text, encoding="utf-8")
 
 
-def write_run_files(folder: Path, config: Mapping[str, Any], world: int) -> None:
-    """Writes `config.yaml` and `env.json` of a new run."""
+def write_run_files(
+    folder: Path, config: Mapping[str, Any], world: int, data: Mapping[str, Any] | None = None
+) -> None:
+    """Writes `config.yaml` and `env.json` of a new run; `data` says what it was trained on."""
     write_config(folder, config)
-    write_json(folder / "env.json", environment() | {"world_size": world})
+    write_json(folder / "env.json", environment() | {"world_size": world, "data": data})
 
 
 def environment() -> dict[str, Any]:

@@ -6,6 +6,8 @@ import csv
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,11 @@ from videogn.engine import checkpoint, distributed
 from videogn.engine.distributed import Ranks
 from videogn.engine.evaluate import EvalResult, ViewAverager, evaluate
 from videogn.engine.progress import log_to_terminal, track
+from videogn.engine.wandb_mirror import WandbMirror
 from videogn.errors import CheckpointError, DataError
 from videogn.model.i3d import I3DResNet, complete_fingerprint
-from videogn.runs import write_config, write_json
+from videogn.report.prediction_table import COLUMNS, choose, read_rows, with_clips
+from videogn.runs import environment, write_config, write_json
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +66,23 @@ def run_test(path: str | Path, overrides: Sequence[str], out: Path | None) -> di
             "step": contents["step"],
             "clips_per_step": contents["stream"]["global_batch"],
         }
-        if ranks.is_main:
-            write_config(folder, to_dict(config))
-        return test_model(config, model, manifest, device, ranks, folder=folder, source=source)
+        with ExitStack() as stack:
+            mirror = None
+            if ranks.is_main:
+                write_config(folder, to_dict(config))
+                facts = environment() | {"world_size": ranks.world}
+                mirror = build.build_mirror(config, folder, facts=facts, job_type="test")
+                stack.enter_context(mirror)
+            return test_model(
+                config,
+                model,
+                manifest,
+                device,
+                ranks,
+                folder=folder,
+                source=source,
+                mirror=mirror,
+            )
     finally:
         distributed.leave()
 
@@ -97,6 +115,7 @@ def test_model(
     *,
     folder: Path,
     source: Mapping[str, Any],
+    mirror: WandbMirror | None,
 ) -> dict[str, Any]:
     """Runs the multi-clip test and writes `test.json` and `predictions.csv`; returns the former.
 
@@ -145,6 +164,8 @@ def test_model(
         )
         for entry in report["failed"]:
             log.warning("failed: %s: %s", entry["path"], entry["reason"])
+        if mirror:
+            _mirror_test(mirror, config, manifest, report, folder)
     refuse_failures(report, config, folder)
     return report
 
@@ -154,6 +175,25 @@ def _test_folder(path: Path, config: Config) -> Path:
     run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     e = config.eval
     return run / f"test_{path.stem}_{e.num_clips}x{e.crops}_{e.clip_rule}_{e.short_side}"
+
+
+def _mirror_test(
+    mirror: WandbMirror,
+    config: Config,
+    manifest: Manifest,
+    report: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    """Shows W&B the result, and `wandb.predictions` videos with what they were taken for."""
+    numbers = {key: report[key] for key in ("top1", "top5", "num_videos", "protocol")}
+    numbers["failed"] = len(report["failed"])
+    mirror.summarize({f"test/{key}": value for key, value in numbers.items()})
+    if not (mirror.alive and config.wandb.predictions):
+        return
+    rows = choose(read_rows(folder / "predictions.csv"), config.wandb.predictions)
+    opener = build.build_opener(config, manifest)
+    table = with_clips(rows, partial(opener, index=None), folder / "wandb" / "clips")
+    mirror.show("test/predictions", COLUMNS, table)
 
 
 def refuse_failures(report: Mapping[str, Any], config: Config, folder: Path) -> None:
