@@ -71,10 +71,29 @@ class TrainingDivergedError(VideognError):
     exit_code = 4
 
 
+class MemoryExhaustedError(VideognError):
+    """The device, or this machine, has no memory left; the message says what needs less."""
+
+    exit_code = 5
+
+
 class RunInterruptedError(VideognError):
     """A signal ended the run; its checkpoint is saved."""
 
     exit_code = 130
+
+
+class RankLostError(VideognError):
+    """Another process of the run has ended or hangs, so that this one cannot go on.
+
+    Args:
+        message: which, and why if it said so.
+        exit_code: the other's; 1 when it ended without a word.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def unusable_place(error: OSError) -> str:
