@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.rendezvous import rendezvous
 
 from videogn.errors import VideognError
 
@@ -18,11 +21,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """Who this process is among those of the run."""
+    """Who this process is among those of the run.
+
+    Attributes:
+        rank: its number, from 0.
+        world: how many there are.
+        local_rank: its number on this machine.
+        store: what all of them can read and write beside their work; None for a single process.
+    """
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
+    store: Store | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_main(self) -> bool:
@@ -30,18 +41,37 @@ class Ranks:
         return self.rank == 0
 
 
-def join(device: torch.device) -> Ranks:
+# Of the group that was joined; a process joins one in its life.
+_joined = Ranks()
+
+
+def join(device: torch.device, timeout: float = 600.0) -> Ranks:
     """Returns this process's place, having joined the others if torchrun started it.
 
-    NCCL for CUDA, gloo for everything else; the rendezvous comes from torchrun's environment.
+    Tensors of a GPU travel by NCCL, all else by gloo: few bytes that decide something, on the CPU,
+    need not wait for the GPU then. The rendezvous comes from torchrun's environment.
+
+    Args:
+        device: of this process.
+        timeout: seconds after which waiting for another rank is an error.
     """
+    global _joined  # noqa: PLW0603  as torch's own group is the process's
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return Ranks()
     if not dist.is_initialized():
-        if device.type == "cuda":
+        cuda, limit = device.type == "cuda", timedelta(seconds=timeout)
+        if cuda:
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+        store, rank, world = next(iter(rendezvous("env://", timeout=limit)))
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            store=store,
+            rank=rank,
+            world_size=world,
+            timeout=limit,
+        )
+        _joined = Ranks(rank, world, int(os.environ.get("LOCAL_RANK", "0")), store)
+    return _joined
 
 
 def world_size() -> int:
@@ -59,9 +89,8 @@ def all_sum(tensor: Tensor) -> Tensor:
     """Returns the sum over ranks, on the device it came from; unchanged for a single process."""
     if not dist.is_initialized():
         return tensor
-    # NCCL moves CUDA tensors only, gloo CPU tensors.
-    on = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    total = tensor.to(on, copy=True)
+    # What is neither a GPU's of NCCL nor the CPU's, as of MPS, travels as the latter.
+    total = tensor.to(tensor.device if tensor.is_cuda else "cpu", copy=True)
     dist.all_reduce(total)
     return total.to(tensor.device)
 
@@ -71,9 +100,9 @@ def any_rank(flag: bool) -> bool:
     return bool(all_sum(torch.tensor(int(flag))).item())
 
 
-def from_main(value: str) -> str:
+def from_main(value: T) -> T:
     """Returns rank 0's `value` on every rank."""
-    values = [value]
+    values: list[Any] = [value]
     if dist.is_initialized():
         dist.broadcast_object_list(values, src=0)
     return values[0]
@@ -111,5 +140,4 @@ def gather(value: T) -> list[T]:
 
 def barrier() -> None:
     """Waits for every rank."""
-    if dist.is_initialized():
-        dist.barrier()
+    any_rank(False)

@@ -87,8 +87,7 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _summed(own: Tensor) -> Tensor:
     """Returns the sum over processes, the same bits on all, on the device it came from."""
-    # NCCL moves CUDA tensors only, gloo CPU tensors.
-    on = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    total = own.to(on, copy=True)
+    # What is neither a GPU's of NCCL nor the CPU's, as of MPS, travels as the latter.
+    total = own.to(own.device if own.is_cuda else "cpu", copy=True)
     dist.all_reduce(total)
     return total.to(own.device)
