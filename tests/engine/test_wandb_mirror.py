@@ -297,6 +297,7 @@ def test_a_wandb_that_takes_nothing_is_not_waited_for(
     ]
 
 
+@pytest.mark.slow
 def test_the_signals_of_a_group_do_not_reach_it(folder: Path) -> None:
     with Tracker(folder, mirror(folder)) as tracker:
         process = tracker.mirror._process
@@ -309,6 +310,7 @@ def test_the_signals_of_a_group_do_not_reach_it(folder: Path) -> None:
     assert len(read_run(folder).history) == 2
 
 
+@pytest.mark.slow
 def test_auto_without_a_login_is_offline(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Tracker(folder, mirror(folder, "auto")):
         pass
