@@ -174,11 +174,13 @@ class _Watch:
 
         A ring of neighbours sees any loss, as long as one rank is left, with one look each.
         """
-        if self.ranks.world == 1:
+        if self.store is None:
             return
         rank = (self.ranks.rank + 1) % self.ranks.world
         seen, since = self._neighbour
         sign = self._read(f"alive/{rank}")
+        if self.store is None:
+            return
         if sign != seen:
             self._neighbour = (sign, time.monotonic())
         elif seen != _LEFT.encode() and time.monotonic() - since > self.limit:
@@ -205,16 +207,21 @@ class _Watch:
         try:
             if self.store is not None and self.store.check([f"videogn/{key}"]):
                 return self.store.get(f"videogn/{key}")
-        except RuntimeError as error:  # rank 0 or torchrun held the store, and has ended
-            log.debug("the store is gone: %s", error)
+        except RuntimeError as error:
+            self._lose_store(error)
         return b""
 
     def _write(self, key: str, text: str) -> None:
         try:
             if self.store is not None:
                 self.store.set(f"videogn/{key}", text)
-        except RuntimeError as error:  # see `_read`
-            log.debug("the store is gone: %s", error)
+        except RuntimeError as error:
+            self._lose_store(error)
+
+    def _lose_store(self, error: RuntimeError) -> None:
+        """Goes on without: torchrun, or rank 0 where there is none, held it and has ended."""
+        log.debug("the store is gone: %s", error)
+        self.store = None
 
 
 def _stacks() -> str:
