@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from videogn.cli.parser import Parser, no_command
 from videogn.errors import VideognError, unusable_place
 
 COMMANDS = {
@@ -21,7 +22,9 @@ COMMANDS = {
     "predict": "name the class of video files",
     "report": "Table 8 beside the paper's, Fig. 7, and a page of all runs",
     "compare": "two tests of the same videos: the difference, and how sure it is",
+    "completion": "commands, options and keys for a shell's Tab",
     "config": "every value and where it came from",
+    "doctor": "what works on this machine, and what to do about the rest",
     "demo": "the whole chain on made-up videos, in minutes",
     "fit": "the memory that a training step will take, for any number of clips",
     "bench": "measure this machine: decode, step",
@@ -31,20 +34,18 @@ COMMANDS = {
 }
 
 EXAMPLES = """examples:
-  python run.py demo                                              the whole chain on made-up videos
+  python run.py demo                                         the whole chain on made-up videos
+  python run.py doctor                                       what works on this machine
   python -m data_prep index VIDEOS --out data/mine --label-from folder --val 0.2
-  python run.py --cfg i3d_gn_64f.yaml data.root=/data/k400        train, then the 10-clip test
-  python run.py --cfg i3d_gn_64f.yaml data.root=/data/k400        again: goes on where it stopped
+  python run.py --cfg i3d_gn_64f.yaml data.root=/data/k400   trains, then tests; goes on if stopped
   torchrun --nproc_per_node 8 run.py --cfg i3d_bn_32f.yaml data.root=/data/k400
-  python run.py --cfg finetune.yaml data.root=data/mine model.init=best.pt
-  python run.py --cfg i3d_gn_32f.yaml optim.clips_per_gpu=2 optim.accumulate=4 optim.amp=bf16
+  python run.py fit --cfg i3d_gn_64f.yaml --memory 24        how many clips a GPU holds
   python run.py test --ckpt runs/x/y/checkpoints/last.pt eval.crops=three
   python run.py predict --ckpt best.pt clip.mp4 more/*.mp4 --json
-  python run.py weights R-50-GN.pkl                               what a file is, and how to use it
-  python run.py convert best.pt --to best.safetensors
-  python run.py export --ckpt best.pt --format onnx --out best.onnx --check
-  python run.py report runs/                                      tables, curves, runs/report.html
-  python run.py compare runs/bn/1 runs/gn/1                       which is better, and how sure
+  python run.py report runs/                                 Table 8, curves, runs/report.html
+  python run.py compare runs/bn/1 runs/gn/1                  which is better, and how sure
+
+--dry-run behind --cfg shows the plan alone; `config --explain KEY` says what a key means.
 """
 
 
@@ -97,11 +98,14 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     """Returns the parsed words; options may stand between file names and overrides."""
     if words and words[0] in COMMANDS:
         return command_parser(words[0]).parse_intermixed_args(words[1:])
-    return _overview().parse_args(words)  # help, or a usage error that names the commands
+    overview = _overview()
+    if words and not words[0].startswith("-"):
+        overview.error(no_command(words[0], COMMANDS))
+    return overview.parse_args(words)  # help, or the usage
 
 
-def _overview() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _overview() -> Parser:
+    parser = Parser(
         prog="run.py",
         description="Train, test and use video classifiers. `train` is the default command.",
         epilog=EXAMPLES,
@@ -113,10 +117,10 @@ def _overview() -> argparse.ArgumentParser:
     return parser
 
 
-def command_parser(name: str) -> argparse.ArgumentParser:
+def command_parser(name: str) -> Parser:
     """Returns the parser of one command, which sets `run` to what runs it."""
     module = import_module(f"videogn.cli.{name}")
-    parser = argparse.ArgumentParser(prog=f"run.py {name}", description=module.__doc__)
+    parser = Parser(prog=f"run.py {name}", description=module.__doc__)
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="a traceback with an error")
     parser.set_defaults(run=module.run)

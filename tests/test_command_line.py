@@ -1,0 +1,139 @@
+"""Words of the command line: examples that parse, mistakes that are understood, completion."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from videogn import cli
+from videogn.cli.shells import bash, fish, zsh
+from videogn.cli.vocabulary import vocabulary
+
+EXAMPLES = [
+    words[words.index("run.py") + 1 :]
+    for line in cli.EXAMPLES.splitlines()
+    if "run.py" in (words := line.split("   ")[0].split()) and "COMMAND" not in words
+]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What a wrong command line is answered with, below the usage."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    usage, _, message = capsys.readouterr().err.partition("error: ")
+    assert usage.startswith("usage: run.py")
+    return message
+
+
+def test_help_shows_ten_examples_and_each_parses() -> None:
+    lines = [line for line in cli.EXAMPLES.splitlines() if line.startswith("  ")]
+    assert len(lines) == 10
+    assert len(EXAMPLES) == 9  # the other prepares data
+    for words in EXAMPLES:
+        if words[0].startswith("-"):
+            words.insert(0, "train")
+        cli.command_parser(words[0]).parse_intermixed_args(words[1:])
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("trian --cfg demo", ["no command 'trian'", "did you mean train?"]),
+        ("doktor", ["did you mean doctor?"]),
+        ("xyzzy", ["no command 'xyzzy'", "they are train, test"]),
+        ("demo.yaml", ["did you mean --cfg demo.yaml?"]),
+        ("seed=1", ["'seed=1'", "--cfg NAME"]),
+        ("test --ckpt x --otu y", ["--otu", "did you mean --out?"]),
+        ("test --ckpy x", ["required: --ckpt", "--ckpy: did you mean --ckpt?"]),
+        ("--cfgg=demo", ["did you mean --cfg?"]),
+        ("completion tcsh", ["'tcsh'", "'bash', 'zsh', 'fish'"]),
+    ],
+)
+def test_a_misspelt_word_is_answered_with_the_right_one(
+    line: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused(capsys, *line.split())
+    for word in words:
+        assert word in message
+
+
+def test_an_abbreviated_option_is_no_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean" not in refused(capsys, "test", "--ck")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_script_is_printed_that_its_shell_can_parse(
+    shell: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert script == {"bash": bash, "zsh": zsh, "fish": fish}[shell](vocabulary())
+    for word in [*cli.COMMANDS, "i3d_gn_64f.yaml", "model.norm.kind", "frozen_bn"]:
+        assert word in script
+    if shutil.which(shell):
+        path = tmp_path / "script"
+        path.write_text(script)
+        subprocess.run([shell, "-n", str(path)], check=True)
+
+
+CASES = {
+    # what stands before the cursor -> what must be offered among it, what must not
+    "videogn ": ("train test config completion", "demo.yaml"),
+    "videogn pre": ("predict", "train"),
+    "videogn train --": ("--cfg --debug", "--ckpt"),
+    "videogn --cfg i3d_gn_64": ("i3d_gn_64f.yaml", "demo.yaml"),
+    "videogn --cfg mi": ("mine.yaml", "mine.txt demo.yaml"),
+    "videogn export --format ": ("onnx torch_export", "train"),
+    "videogn completion ": ("bash zsh fish", "train"),
+    "videogn test --ckpt x eval.c": ("eval.clip_rule= eval.crops=", "eval.num_clips="),
+    "videogn --cfg demo model.norm.kind=": ("gn bn frozen_bn", "model.width="),
+    "videogn --cfg demo model.norm.kind=fro": ("frozen_bn", "gn"),
+    "videogn --cfg demo optim.nesterov=": ("true false", "none"),
+    "python run.py weig": ("weights", "train"),
+    "python3 ./run.py --cfg dem": ("demo.yaml", "small.yaml"),
+    "python other.py --": ("", "--cfg"),
+}
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="bash is not here")
+@pytest.mark.parametrize("line", CASES)
+def test_bash_offers_what_may_come_next(line: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").touch()
+    (tmp_path / "mine.txt").touch()
+    words = shlex.split(line.replace("=", " = ")) + [""] * line.endswith((" ", "="))
+    program = f"""{bash(vocabulary())}
+        COMP_WORDS=({shlex.join(words)}) COMP_CWORD={len(words) - 1}
+        _videogn; printf '%s\\n' "${{COMPREPLY[@]}}" """
+    done = subprocess.run(
+        ["bash", "--norc", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    expected, excluded = (set(words.split()) for words in CASES[line])
+    assert expected <= set(done.stdout.split())
+    assert not excluded & set(done.stdout.split())
+
+
+@pytest.mark.skipif(not shutil.which("fish"), reason="fish is not here")
+@pytest.mark.parametrize("line", [line for line in CASES if line.startswith("videogn")])
+def test_fish_offers_what_may_come_next(line: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").touch()
+    (tmp_path / "script").write_text(fish(vocabulary()))
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", f"source script; complete -C {shlex.quote(line)}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    offered = {
+        found.split("\t")[0].rpartition("=")[2] or found.split("\t")[0]
+        for found in done.stdout.splitlines()
+    }
+    expected, excluded = (set(words.split()) for words in CASES[line])
+    assert {word for word in expected if not word.endswith("=")} <= offered
+    assert not excluded & offered
