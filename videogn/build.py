@@ -6,7 +6,7 @@ Here the config stops: everything below takes plain arguments and works without 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,8 +32,9 @@ from videogn.data.manifest import Manifest, read_manifest
 from videogn.data.order import Stream
 from videogn.data.transforms import to_network
 from videogn.engine.distributed import Ranks
+from videogn.engine.ema import Ema
 from videogn.engine.schedule import Schedule, parameter_groups
-from videogn.engine.train import TrainOptions, TrainState
+from videogn.engine.state import TrainOptions, TrainState
 from videogn.engine.wandb_mirror import WandbMirror
 from videogn.errors import ConfigError
 from videogn.model.i3d import ARCHS, I3DResNet
@@ -63,7 +64,15 @@ def set_up_torch(config: Config, device: torch.device) -> None:
 
     On a CPU the network leaves cores to the workers, up to half of them: with two threads beside
     two workers on two cores, a thin network took 13 times as long as with one.
+
+    Raises:
+        ConfigError: `model.compile=graphs` without a GPU.
     """
+    if config.model.compile == "graphs" and device.type != "cuda":
+        raise ConfigError(
+            f"model.compile=graphs records CUDA graphs, and the device is {device.type}; use "
+            "model.compile=compile or none"
+        )
     if device.type == "cpu":
         share = max(_cores() - config.data.num_workers, _cores() // 2, 1)
         torch.set_num_threads(min(torch.get_num_threads(), share))
@@ -226,10 +235,16 @@ def build_state(config: Config, model: I3DResNet, device: torch.device) -> Train
         norms=norm_layers(model),
     )
     optimizer = torch.optim.SGD(
-        groups, lr=optim.base_lr, momentum=optim.momentum, nesterov=optim.nesterov
+        groups,
+        lr=optim.base_lr,
+        momentum=optim.momentum,
+        nesterov=optim.nesterov,
+        # One pass over memory: on a CPU 12 ms for I3D-R50 instead of 47, and the same bits.
+        fused=device.type in ("cpu", "cuda"),
     )
     scaler = torch.amp.GradScaler(device.type, enabled=optim.amp == "fp16")
-    return TrainState(model, optimizer, scaler)
+    ema = Ema(model, optim.ema) if optim.ema else None
+    return TrainState(model, optimizer, scaler, ema=ema)
 
 
 def build_schedule(config: Config, num_samples: int, world: int) -> Schedule:
@@ -257,6 +272,8 @@ def build_train_options(config: Config) -> TrainOptions:
         monitor_every_epochs=config.eval.monitor_every_epochs,
         log_every_steps=config.log_every_steps,
         save_every_steps=config.save_every_steps,
+        clip_grad=config.optim.clip_grad,
+        compile=config.model.compile,
     )
 
 
@@ -318,9 +335,8 @@ def build_view_spec(config: Config) -> ViewSpec:
     )
 
 
-def build_video_loader(config: Config, manifest: Manifest, ranks: Ranks) -> Iterator[Any]:
-    """Returns this rank's share of whole videos, unpadded."""
-    rows = range(ranks.rank, len(manifest), ranks.world)
+def build_video_loader(config: Config, manifest: Manifest, rows: Sequence[int]) -> Iterator[Any]:
+    """Returns whole videos with the views of the test protocol: this rank's share."""
     open_video = build_opener(config, manifest)
     dataset = EvalVideos(manifest, build_view_spec(config), open_video=open_video)
     return video_loader(

@@ -2,46 +2,60 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from videogn import build
+from videogn import advice, build
+from videogn.bad_samples import BadSamples
 from videogn.config import Config, to_dict
-from videogn.data.dataset import BadVideo, ClipBatch
+from videogn.data.dataset import ClipBatch
 from videogn.data.manifest import Manifest
 from videogn.data.splits import require_disjoint
-from videogn.engine import checkpoint, distributed
+from videogn.engine import checkpoint, distributed, durable, memory, slurm, watchdog
 from videogn.engine.distributed import Ranks
 from videogn.engine.evaluate import clip_error
+from videogn.engine.lock import locked
+from videogn.engine.pace import WaitingAdvice
 from videogn.engine.precise_bn import average_bn, batch_norms, precise_bn
-from videogn.engine.progress import log_to_file, log_to_terminal, track
+from videogn.engine.progress import duration, log_to_file, log_to_terminal, step_bar
 from videogn.engine.schedule import Schedule
 from videogn.engine.signals import noted_signals
 from videogn.engine.tracking import NullTracker, Tracker
 from videogn.engine.train import Hooks, TrainState, train
-from videogn.errors import CheckpointError, ConfigError, DataError
-from videogn.model.i3d import I3DResNet, complete_fingerprint
+from videogn.errors import (
+    ConfigError,
+    RunInterruptedError,
+    TrainingDivergedError,
+    unusable_place,
+)
+from videogn.model.i3d import I3DResNet
+from videogn.resume import (
+    folder_to_resume,
+    not_finite,
+    require_same_function,
+    require_same_stream,
+    require_usable,
+    stream_of,
+)
 from videogn.runs import (
     claim_run_folder,
-    differing_keys,
-    find_resumable,
-    read_config,
+    has_checkpoints,
     read_json,
-    read_records,
     rewind_records,
+    write_json,
     write_run_files,
 )
 from videogn.testing import refuse_failures, require_same_classes, restore_model, test_model
 from videogn.weights import load_weights
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -55,22 +69,25 @@ def run_training(config: Config) -> Path:
         VideognError: see `errors`; its exit code says which kind.
     """
     device = build.pick_device(config)
-    ranks = distributed.join(device)
-    log_to_terminal(is_main=ranks.is_main)
-    build.set_up_torch(config, device)
-    impl = build.norm_impl(config, device)
-    try:
+    with watchdog.together(device, config.rank_timeout) as ranks:
+        log_to_terminal(is_main=ranks.is_main)
+        build.set_up_torch(config, device)
+        impl = build.norm_impl(config, device)
         data = {split: build.build_manifest(config, split) for split in ("train", "val")}
         require_disjoint(data["train"], data["val"])
         build.require_a_batch(config, len(data["train"]), ranks.world)
         return _Run(config, data["train"], data["val"], device, ranks, impl).go()
-    finally:
-        distributed.leave()
 
 
 @dataclass
 class _Run:
-    """One run; `folder` is where it writes, once there is something to write."""
+    """One run.
+
+    Attributes:
+        folder: where it writes, once there is something to write.
+        interrupted: whether a signal has come, once there is something to lose.
+        unmeasured: whether the measuring due after the last step was broken off by one.
+    """
 
     config: Config
     train_data: Manifest
@@ -79,15 +96,17 @@ class _Run:
     ranks: Ranks
     norm_impl: str
     origin: str = "init: random weights"
+    unmeasured: bool = False
 
-    def go(self, folder: Path | None) -> Path:
-        """Trains, on in `folder` or in a new one, and tests; returns the folder."""
+    def go(self) -> Path:
+        """Trains, in the folder of the same experiment or in a new one, and tests; returns it."""
         with ExitStack() as stack:
+            folder = distributed.on_main(lambda: self._folder_to_resume(stack))
             if folder and self.ranks.is_main:
                 stack.enter_context(log_to_file(folder / "log.txt"))
             found = self._checkpoint(folder)
             state, wandb_id = self._restore(*found) if found else (self._start(), None)
-            self.folder = folder or self._new_folder()
+            self.folder = folder or distributed.on_main(lambda: self._new_folder(stack))
             if not folder and self.ranks.is_main:
                 stack.enter_context(log_to_file(self.folder / "log.txt"))
             self._go_on(state, wandb_id, stack)
@@ -102,35 +121,79 @@ class _Run:
             log.info("%s is finished; resume=never starts another run", self.folder)
             refuse_failures(report, self.config, self.folder)
             return
-        self.bad = _BadSamples(self.folder, len(self.train_data), self.config)
+        self.bad = BadSamples(
+            self.folder / "bad_samples.jsonl",
+            len(self.train_data),
+            max_fraction=self.config.data.max_bad_fraction,
+            is_main=self.ranks.is_main,
+        )
         self.tracker = stack.enter_context(self._track(wandb_id))
         self._announce(state, schedule)
-        if state.step < last:
-            with noted_signals() as interrupted:
-                self._train(state, schedule, last, interrupted)
-        self._mirror_training(state)
-        self._test(state, schedule)
+        with noted_signals() as self.interrupted, self._requeued():
+            if self.unmeasured:
+                self._catch_up(state, schedule, last)
+            if state.step < last:
+                self._train(state, schedule, last)
+            self._mirror_training(state)
+            self._test(state, schedule)
+
+    @contextmanager
+    def _requeued(self) -> Iterator[None]:
+        """Asks Slurm for the job again, by option, when a signal of its ends what is within."""
+        try:
+            yield
+        except RunInterruptedError:
+            by_slurm = self.interrupted.number in slurm.REQUEUED
+            if self.config.slurm_requeue and by_slurm and self.ranks.is_main:
+                slurm.requeue()
+            raise
+
+    def _folder_to_resume(self, stack: ExitStack) -> Path | None:
+        """Returns the folder to go on in, which is this process's until `stack` is closed."""
+        folder = folder_to_resume(self.config)
+        if folder:
+            self._take(folder, stack)
+        return folder
+
+    def _take(self, folder: Path, stack: ExitStack) -> None:
+        """Locks a run folder, makes sure that it can be written to and sweeps it."""
+        stack.enter_context(locked(folder))
+        durable.require_writable(folder / "checkpoints")
+        for place in (folder, folder / "checkpoints"):
+            durable.remove_leftovers(place)
 
     def _checkpoint(self, folder: Path | None) -> tuple[Path, dict[str, Any]] | None:
         """Returns what to go on from: the checkpoint asked for, else the folder's newest."""
         if self.config.resume not in ("auto", "never"):
             path = Path(self.config.resume)
-            return path, checkpoint.load(path)
-        return checkpoint.newest(folder / "checkpoints") if folder else None
+            contents = checkpoint.load(path)
+            require_usable(path, contents)
+            return path, contents
+        path = distributed.on_main(lambda: folder and self._newest(folder / "checkpoints"))
+        return (path, checkpoint.load(path)) if path else None
 
-    def _new_folder(self) -> Path:
-        """Returns the folder of a new run, the same on all ranks, with what describes it."""
-        folder = ""
-        if self.ranks.is_main:
-            base = Path("runs") / self.config.name
-            made = Path(self.config.run_dir) if self.config.run_dir else claim_run_folder(base)
-            data = {
-                split: {"videos": len(manifest), "sha256": manifest.content_hash()}
-                for split, manifest in (("train", self.train_data), ("val", self.val_data))
-            }
-            write_run_files(made, to_dict(self.config), self.ranks.world, data)
-            folder = str(made)
-        return Path(distributed.from_main(folder))
+    def _newest(self, folder: Path) -> Path | None:
+        found = checkpoint.newest(folder, require_usable)
+        if found is None:
+            return None
+        checkpoint.publish(found[0], "last.pt")  # a kill may have come between the two
+        return found[0]
+
+    def _new_folder(self, stack: ExitStack) -> Path:
+        """Returns the folder of a new run with what describes it; as `_folder_to_resume`."""
+        run_dir, base = self.config.run_dir, Path("runs") / self.config.name
+        folder = Path(run_dir) if run_dir else claim_run_folder(base)
+        self._take(folder, stack)
+        if has_checkpoints(folder):
+            raise ConfigError(f"run_dir={folder} holds a run by now; give the same command again")
+        # Of a run that was killed before its first checkpoint.
+        (folder / "metrics.jsonl").unlink(missing_ok=True)
+        data = {
+            split: {"videos": len(manifest), "sha256": manifest.content_hash()}
+            for split, manifest in (("train", self.train_data), ("val", self.val_data))
+        }
+        write_run_files(folder, to_dict(self.config), self.ranks.world, data)
+        return folder
 
     def _start(self) -> TrainState:
         """Returns the state before the first step, with pre-trained weights."""
@@ -156,25 +219,11 @@ class _Run:
         self.config = build.resolve(
             self.config, len(contents["classes"]), stored["mean"], stored["std"]
         )
-        model = restore_model(self.config, contents, path)
-        have = complete_fingerprint(contents["fingerprint"])
-        wanted = build.fingerprint(self.config, model)
-        differ = [key for key in wanted if have.get(key) != wanted[key]]
-        if differ:
-            raise CheckpointError(
-                f"{path} was trained with {differ[0]}={have.get(differ[0])}, not "
-                f"{wanted[differ[0]]}; start anew with resume=never"
-            )
+        model = restore_model(self.config, contents, path, to_train=True)
+        require_same_function(self.config, model, contents, path)
         require_same_classes(contents["classes"], self.train_data, path)
         schedule = build.build_schedule(self.config, len(self.train_data), self.ranks.world)
-        for key, value in self._stream(schedule).items():
-            if contents["stream"][key] != value:
-                raise CheckpointError(
-                    f"{path} was trained with {key}={contents['stream'][key]}, not {value}: its "
-                    "steps would mean other places in the data; change data.clips_per_decode, "
-                    "optim.accumulate or the number of processes to match, or start anew with "
-                    "resume=never"
-                )
+        require_same_stream(self.config, schedule, contents, path)
         state = build.build_state(self.config, model, self.device)
         # The momentum buffers are the checkpoint's; the recipe is the config's, which resume=path
         # may have changed.
@@ -182,12 +231,20 @@ class _Run:
         state.optimizer.load_state_dict(contents["optimizer"] | recipe)
         state.scaler.load_state_dict(contents["scaler"])
         state.step, metrics = contents["step"], contents["metrics"]
+        for group in state.optimizer.param_groups:
+            group["lr"] = schedule.lr(max(state.step - 1, 0))  # of the last step, as it was saved
         state.best_error, state.losses = metrics["best_error"], list(metrics["losses"])
+        self.unmeasured = metrics.get("unmeasured", False)
+        state.overflows = metrics.get("overflows", 0)
+        if state.ema and contents["ema"]:
+            state.ema.load_state_dict(contents["ema"])
         self.origin = f"going on with {path}, step {state.step}"
         if self.config.resume not in ("auto", "never"):
             return state, None  # a new run, with a curve of its own
         if self.ranks.is_main:
-            rewind_records(path.parent.parent / "metrics.jsonl", state.step)
+            folder = path.parent.parent
+            rewind_records(folder / "metrics.jsonl", state.step, measured=not self.unmeasured)
+            rewind_records(folder / "bad_samples.jsonl", state.step)
         return state, contents["wandb_id"]
 
     def _track(self, wandb_id: str | None) -> Tracker | NullTracker:
@@ -230,61 +287,111 @@ class _Run:
         log.info("norm: %s", self.norm_impl)
         log.info(schedule.describe())
 
-    def _train(self, state: TrainState, schedule: Schedule, last: int, interrupted: Any) -> None:
+    def _catch_up(self, state: TrainState, schedule: Schedule, last: int) -> None:
+        """Measures what a signal broke off, before the next step is taken."""
+        self.last = last
+        self._monitor(state, schedule)
+        self._save(state)  # with BN's statistics as measured
+        if self.unmeasured:
+            raise RunInterruptedError(
+                f"interrupted at step {state.step} of {last}; the checkpoint is saved, and the "
+                "same command goes on from it"
+            )
+
+    def _train(self, state: TrainState, schedule: Schedule, last: int) -> None:
+        self.last = last
         accumulate = self.config.optim.accumulate
         start = state.step * accumulate
         batches = build.build_train_loader(
             self.config, self.train_data, self.ranks, start=start, stop=last * accumulate
         )
-        if self.ranks.is_main:
-            batches = track(
-                batches, total=last * accumulate, what="train", unit="batches", start=start
+        self.waiting = WaitingAdvice()
+        clips = schedule.global_batch
+        with (
+            step_bar(
+                start=state.step, total=last, clips_per_step=clips, shown=self.ranks.is_main
+            ) as stepped,
+            self._memory_explained(lambda: f"step {state.step + 1}"),
+        ):
+            hooks = Hooks(
+                log=lambda record: self._log(record, schedule),
+                bad=self.bad.note,
+                diverged=lambda record: self._dump(record, schedule),
+                stepped=stepped,
+                save=self._save,
+                monitor=lambda state: self._monitor(state, schedule),
+                interrupted=self.interrupted,
             )
-        hooks = Hooks(
-            log=self._log,
-            bad=self.bad.note,
-            save=self._save,
-            monitor=lambda state: self._monitor(state, schedule),
-            interrupted=interrupted,
-        )
-        train(
-            state,
-            iter(batches),
-            schedule=schedule,
-            options=build.build_train_options(self.config),
-            to_input=build.build_to_input(self.config, self.device),
-            ranks=self.ranks,
-            hooks=hooks,
-        )
+            train(
+                state,
+                batches,
+                schedule=schedule,
+                options=build.build_train_options(self.config),
+                to_input=build.build_to_input(self.config, self.device),
+                ranks=self.ranks,
+                hooks=hooks,
+            )
 
-    def _log(self, record: Mapping[str, Any]) -> None:
+    def _memory_explained(self, doing: Callable[[], str]) -> AbstractContextManager[None]:
+        """Says what needs less memory when there is none left while `doing` something."""
+        return memory.explained(doing, self.device, advice.for_training_memory(self.config))
+
+    def _log(self, record: Mapping[str, Any], schedule: Schedule) -> None:
         self.tracker.log(record)
+        left = (self.last - record["step"]) * schedule.global_batch / record["clips_per_s"]
         log.info(
-            "step %d epoch %.2f loss %.4f lr %.3g %.1f clips/s data %.0f %%",
+            "step %d epoch %.2f loss %.4f lr %.3g %.1f clips/s data %.0f %% %s left",
             record["step"],
             record["epoch"],
             record["loss"],
             record["lr"],
             record["clips_per_s"],
             100 * record["data_wait"],
+            duration(left),
         )
+        if self.waiting.is_due(record["data_wait"]):
+            share, words = 100 * record["data_wait"], advice.for_waiting(self.config)
+            log.info("%.0f %% of the time went by waiting for data: %s", share, words)
+
+    def _dump(self, record: Mapping[str, Any], schedule: Schedule) -> None:
+        """Writes down which videos made the numbers go bad, on all ranks."""
+        paths = self.train_data.paths
+        named = [part | {"paths": [paths[i] for i in part["rows"]]} for part in record["ranks"]]
+        epoch = schedule.epoch(record["step"])
+        if self.ranks.is_main:
+            write_json(self.folder / "diverged.json", {**record, "epoch": epoch, "ranks": named})
 
     def _monitor(self, state: TrainState, schedule: Schedule) -> None:
-        """Measures the 1-clip error of Fig. 7 and keeps the best checkpoint for users."""
+        """Measures the 1-clip error of Fig. 7 and keeps the best checkpoint for users.
+
+        A signal breaks it off. Then the state is left as it was, to be measured on resuming.
+        """
+        with state.averaged(), self._memory_explained(lambda: "the monitoring"):
+            buffers = {name: buffer.clone() for name, buffer in state.model.named_buffers()}
+            errors = self._measure(state, schedule)
+            self.unmeasured = distributed.any_rank(self.interrupted())
+            if self.unmeasured:
+                for name, buffer in state.model.named_buffers():
+                    buffer.copy_(buffers[name])
+                return
+        epoch, error = schedule.epoch(state.step), errors["val/error_1clip_aug"]
+        self.tracker.log({"step": state.step, "epoch": epoch, "split": "val", **errors})
+        log.info("epoch %.2f: 1-clip error under training augmentation %.2f %%", epoch, error)
+        if error < state.best_error:
+            state.best_error = error
+            self._keep(state, self._save_best)
+
+    def _measure(self, state: TrainState, schedule: Schedule) -> Mapping[str, float]:
+        """Returns the errors of the state, with BN's statistics measured first."""
         self._measure_bn(state)
         epoch = schedule.epoch(state.step)
         batches = build.build_monitor_loader(
             self.config, self.val_data, self.ranks, epoch=round(epoch)
         )
         to_input = build.build_to_input(self.config, self.device)
-        errors = clip_error(state.model, _named(batches), len(self.val_data), to_input=to_input)
-        self.tracker.log({"step": state.step, "epoch": epoch, "split": "val", **errors})
-        error = errors["val/error_1clip_aug"]
-        log.info("epoch %.2f: 1-clip error under training augmentation %.2f %%", epoch, error)
-        if error < state.best_error:
-            state.best_error = error
-            if self.ranks.is_main:
-                checkpoint.save(self.folder / "checkpoints" / "best.pt", self._contents(state))
+        batches = _until(self.interrupted, _named(batches))
+        batches = watchdog.each(batches, "the monitoring", self.ranks)
+        return clip_error(state.model, batches, len(self.val_data), to_input=to_input)
 
     def _measure_bn(self, state: TrainState) -> None:
         """Measures BN's population statistics on coming training batches, at most an epoch's."""
@@ -299,34 +406,63 @@ class _Run:
         batches = build.build_train_loader(
             self.config, self.train_data, self.ranks, start=start, stop=start + count
         )
+        # All ranks stop at the same batch: layers may share statistics among them.
+        batches = _until(lambda: distributed.any_rank(self.interrupted()), batches)
+        batches = watchdog.each(batches, "measuring BN's statistics", self.ranks)
         to_input = build.build_to_input(self.config, self.device)
         precise_bn(state.model, batches, to_input=to_input)
 
     def _test(self, state: TrainState, schedule: Schedule) -> dict[str, Any]:
         """Tests the last weights, the paper's way, with BN measured by the last monitoring."""
-        return test_model(
-            self.config,
-            state.model,
-            self.val_data,
-            self.device,
-            self.ranks,
-            folder=self.folder,
-            source={
-                "checkpoint": "last.pt",
-                "step": state.step,
-                "clips_per_step": schedule.global_batch,
-            },
-            mirror=self.tracker.mirror,
-        )
+        with state.averaged():
+            return test_model(
+                self.config,
+                state.model,
+                self.val_data,
+                self.device,
+                self.ranks,
+                folder=self.folder,
+                source={
+                    "checkpoint": "last.pt",
+                    "step": state.step,
+                    "clips_per_step": schedule.global_batch,
+                    "weights": "averaged" if state.ema else "last",
+                },
+                mirror=self.tracker.mirror,
+                interrupted=self.interrupted,
+            )
 
     def _save(self, state: TrainState) -> None:
-        if self.ranks.is_main:
-            folder = self.folder / "checkpoints"
-            path = checkpoint.step_file(folder, state.step)
-            checkpoint.save(path, self._contents(state))
-            checkpoint.publish(path, "last.pt")
-            checkpoint.prune(folder, self.config.keep_checkpoints, path)
-        distributed.barrier()
+        """Keeps the state of this moment."""
+        self._keep(state, self._save_step)
+
+    def _keep(self, state: TrainState, write: Callable[[dict[str, Any]], None]) -> None:
+        """Writes a checkpoint, or warns that there was no room and lets the training go on.
+
+        Raises:
+            OSError: nothing comes after it.
+            TrainingDivergedError: the weights are of no use; those saved before are as they were.
+        """
+        try:
+            distributed.on_main(lambda: write(self._contents(state)))
+        except OSError as error:
+            log.warning("step %d is not saved: %s", state.step, unusable_place(error))
+            if state.step >= self.last or distributed.any_rank(self.interrupted()):
+                raise
+
+    def _save_step(self, contents: dict[str, Any]) -> None:
+        # The records up to here must survive what the checkpoint survives.
+        durable.sync_file(self.folder / "metrics.jsonl")
+        folder = self.folder / "checkpoints"
+        path = checkpoint.step_file(folder, contents["step"])
+        _require_finite(contents)
+        checkpoint.save(path, contents)
+        checkpoint.publish(path, "last.pt")
+        checkpoint.prune(folder, self.config.keep_checkpoints, path)
+
+    def _save_best(self, contents: dict[str, Any]) -> None:
+        _require_finite(contents)
+        checkpoint.save(self.folder / "checkpoints" / "best.pt", contents)
 
     def _contents(self, state: TrainState) -> dict[str, Any]:
         model = state.model
@@ -336,24 +472,39 @@ class _Run:
             "model": model.state_dict(),
             "optimizer": state.optimizer.state_dict(),
             "scaler": state.scaler.state_dict(),
-            "ema": None,
+            "ema": state.ema.state_dict() if state.ema else None,
             "step": state.step,
             "epoch": schedule.epoch(state.step),
             "config": to_dict(self.config),
             "classes": list(self.train_data.classes),
             "fingerprint": build.fingerprint(self.config, model),
-            "stream": self._stream(schedule),
-            "metrics": {"best_error": state.best_error, "losses": list(state.losses)},
+            "stream": stream_of(self.config, schedule),
+            "metrics": {
+                "best_error": state.best_error,
+                "losses": list(state.losses),
+                "overflows": state.overflows,
+                "unmeasured": self.unmeasured,
+            },
             "wandb_id": self.tracker.wandb_id,
         }
 
-    def _stream(self, schedule: Schedule) -> dict[str, int]:
-        """Returns what must stay the same for a step to mean the same place in the data."""
-        return {
-            "num_samples": schedule.num_samples,
-            "global_batch": schedule.global_batch,
-            "clips_per_decode": self.config.data.clips_per_decode,
-        }
+
+def _require_finite(contents: Mapping[str, Any]) -> None:
+    """Raises TrainingDivergedError for weights, statistics or momentum with NaN or infinity."""
+    bad = not_finite(contents)
+    if bad:
+        raise TrainingDivergedError(
+            f"{len(bad)} tensors of step {contents['step']} are not finite, {bad[0]} first; it is "
+            "not saved; lower optim.base_lr"
+        )
+
+
+def _until(stop: Callable[[], bool], items: Iterable[T]) -> Iterator[T]:
+    """Yields `items` until `stop` says so."""
+    for item in items:
+        if stop():
+            return
+        yield item
 
 
 def _named(batches: Iterable[ClipBatch]) -> Iterator[ClipBatch]:
@@ -362,56 +513,3 @@ def _named(batches: Iterable[ClipBatch]) -> Iterator[ClipBatch]:
         for video in batch.bad:
             log.warning("counts as an error: %s: %s", video.path, video.reason)
         yield batch
-
-
-class _BadSamples:
-    """The training videos that were replaced: counted, listed once each, and not too many."""
-
-    def __init__(self, folder: Path, num_videos: int, config: Config) -> None:
-        self.path, self.num_videos = folder / "bad_samples.jsonl", num_videos
-        self.max_fraction = config.data.max_bad_fraction
-        self.rows: set[int] = set()
-        if self.path.is_file():
-            self.rows = {record["row"] for record in read_records(self.path)}
-
-    def note(self, bad: Sequence[BadVideo]) -> None:
-        """Lists the new ones among `bad`.
-
-        Raises:
-            DataError: too large a share of the data is bad.
-        """
-        for video in bad:
-            if video.row in self.rows:
-                continue
-            self.rows.add(video.row)
-            log.warning("bad video, another takes its place: %s: %s", video.path, video.reason)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(video._asdict()) + "\n")
-        if len(self.rows) > self.max_fraction * self.num_videos:
-            raise DataError(
-                f"{len(self.rows)} of {self.num_videos} training videos cannot be read, more than "
-                f"data.max_bad_fraction={self.max_fraction} allows; see {self.path}"
-            )
-
-
-def _folder_to_resume(config: Config) -> Path | None:
-    """Returns the folder of a run of the same experiment to go on with, None for a new one.
-
-    Raises:
-        ConfigError: `run_dir` holds a run that must not be gone on with.
-    """
-    if not config.run_dir:
-        base = Path("runs") / config.name
-        return find_resumable(base, to_dict(config)) if config.resume == "auto" else None
-    folder = Path(config.run_dir)
-    if not any((folder / "checkpoints").glob("step_*.pt")):
-        return None
-    if config.resume != "auto":
-        raise ConfigError(f"run_dir={folder} holds a run already; choose another, or resume=auto")
-    differ = differing_keys(to_dict(config), read_config(folder) or {})
-    if differ:
-        raise ConfigError(
-            f"run_dir={folder} holds a run of another experiment ({', '.join(differ[:5])} differ); "
-            "choose another folder"
-        )
-    return folder

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Mapping
@@ -17,9 +19,11 @@ import torch
 import yaml
 
 from videogn.config import scientific
+from videogn.engine.durable import replacing
 
 # Whose versions can change a result.
 PACKAGES = ("torch", "torchvision", "av", "numpy", "videogn")
+_IN_FOLDER_NAME = ("eval.num_clips", "eval.crops", "eval.clip_rule", "eval.short_side")
 
 
 def claim_run_folder(base: Path) -> Path:
@@ -44,11 +48,16 @@ def find_resumable(base: Path, config: Mapping[str, Any]) -> Path | None:
     """
     for folder in sorted(base.glob("*/"), key=_age, reverse=True):
         stored = read_config(folder)
-        if stored is None or not any((folder / "checkpoints").glob("step_*.pt")):
+        if stored is None or not has_checkpoints(folder):
             continue
         if not differing_keys(config, stored):
             return folder
     return None
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Returns whether a run folder holds something to go on from."""
+    return any((folder / "checkpoints").glob("step_*.pt"))
 
 
 def _age(folder: Path) -> tuple[str, int]:
@@ -68,6 +77,35 @@ def differing_keys(config: Mapping[str, Any], stored: Mapping[str, Any]) -> list
     )
 
 
+def test_folder(
+    path: Path, step: int, config: Mapping[str, Any], stored: Mapping[str, Any]
+) -> Path:
+    """Returns where a test of the checkpoint at `path` goes: `<run>/test_<what>`.
+
+    No two different tests share one: it is named after the weights, the protocol, and what else
+    differs from the run's own configuration.
+
+    Args:
+        path: the checkpoint.
+        step: that it is of; `last.pt` and `best.pt` change.
+        config: of the test.
+        stored: of the run.
+    """
+    run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    weights = path.stem if path.stem.startswith("step_") else f"{path.stem}_{step:09d}"
+    e = config["eval"]
+    words = ["test", weights, f"{e['num_clips']}x{e['crops']}", e["clip_rule"], e["short_side"]]
+    have = scientific(dict(config))
+    other = {
+        key: have.get(key) for key in differing_keys(config, stored) if key not in _IN_FOLDER_NAME
+    }
+    for key, value in other.items():
+        words.append(f"{key.rpartition('.')[2]}-{re.sub('[^A-Za-z0-9.]+', '-', str(value))[-30:]}")
+    if other:  # values may look alike once they are part of a name
+        words.append(hashlib.sha256(json.dumps(other).encode()).hexdigest()[:8])
+    return run / "_".join(map(str, words))
+
+
 def read_config(folder: Path) -> dict[str, Any] | None:
     """Returns the resolved config of a run folder; None when it holds no readable one."""
     path = folder / "config.yaml"
@@ -83,8 +121,8 @@ def read_config(folder: Path) -> dict[str, Any] | None:
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Writes the resolved config beside the results it explains."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(dict(config), sort_keys=False)
-    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    with replacing(folder / "config.yaml") as file:
+        file.write(yaml.safe_dump(dict(config), sort_keys=False).encode())
 
 
 def write_run_files(
@@ -112,9 +150,9 @@ def environment() -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented json, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    text = json.dumps(value, indent=2) + "\n"
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -137,14 +175,25 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def rewind_records(path: Path, step: int) -> None:
-    """Drops the records of steps after `step`: those a killed run logged but did not save."""
+def rewind_records(path: Path, step: int, *, measured: bool = True) -> None:
+    """Drops the records of steps after `step`: those a killed run logged but did not save.
+
+    Args:
+        path: of a jsonl file; a line that a kill has cut short goes too.
+        step: to go on from.
+        measured: whether what is measured after that step, as on the validation videos, has been;
+            otherwise its records are dropped as well, and it is measured again.
+    """
+
+    def stays(record: Mapping[str, Any]) -> bool:
+        of, split = record.get("step", 0), record.get("split", "train")
+        return of < step or (of == step and (measured or split == "train"))
+
     if not path.is_file():
         return
-    kept = [json.dumps(r) + "\n" for r in read_records(path) if r.get("step", 0) <= step]
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)
+    kept = [json.dumps(record) + "\n" for record in read_records(path) if stays(record)]
+    with replacing(path) as file:
+        file.write("".join(kept).encode())
 
 
 def _version(package: str) -> str | None:

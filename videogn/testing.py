@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,22 @@ from videogn.config import Config, config_from, to_dict
 from videogn.data.manifest import Manifest
 from videogn.engine import checkpoint, distributed
 from videogn.engine.distributed import Ranks
+from videogn.engine.durable import replacing
 from videogn.engine.evaluate import EvalResult, ViewAverager, evaluate
+from videogn.engine.lock import locked
+from videogn.engine.partial import PartialScores
 from videogn.engine.progress import log_to_terminal, track
+from videogn.engine.signals import noted_signals
 from videogn.engine.wandb_mirror import WandbMirror
 from videogn.errors import CheckpointError, DataError
 from videogn.model.i3d import I3DResNet, complete_fingerprint
 from videogn.report.prediction_table import COLUMNS, choose, read_rows, with_clips
-from videogn.runs import environment, write_config, write_json
+from videogn.runs import environment, test_folder, write_config, write_json
 
 log = logging.getLogger(__name__)
 
 # Overrides of a stored config: a checkpoint is used where its run's choice may not run.
-ANYWHERE = ("model.norm.impl=auto",)
+ANYWHERE = ("model.norm.impl=auto", "model.compile=none")
 
 PREDICTION_COLUMNS = (
     *("path", "label", "prediction", "probability", "correct", "top5", "failed"),
@@ -53,21 +58,25 @@ def run_test(path: str | Path, overrides: Sequence[str], out: Path | None) -> di
     contents = checkpoint.load(path)
     config = config_from(contents["config"], [*ANYWHERE, *overrides], where=str(path))
     device = build.pick_device(config)
-    ranks = distributed.join(device)
-    log_to_terminal(is_main=ranks.is_main)
-    build.set_up_torch(config, device)
-    try:
+    with watchdog.together(device, config.rank_timeout) as ranks:
+        log_to_terminal(is_main=ranks.is_main)
+        build.set_up_torch(config, device)
         manifest = build.build_manifest(config, "val")
         model = restore_model(config, contents, path).to(device)
         require_same_classes(contents["classes"], manifest, path)
-        folder = out or _test_folder(Path(path), config)
+        folder = out or test_folder(
+            Path(path), contents["step"], to_dict(config), contents["config"]
+        )
         source = {
             "checkpoint": Path(path).name,
             "step": contents["step"],
             "clips_per_step": contents["stream"]["global_batch"],
+            "weights": "averaged" if contents["ema"] else "last",
         }
         with ExitStack() as stack:
             mirror = None
+            distributed.on_main(lambda: stack.enter_context(locked(folder)))
+            interrupted = stack.enter_context(noted_signals())
             if ranks.is_main:
                 write_config(folder, to_dict(config))
                 facts = environment() | {"world_size": ranks.world}
@@ -82,13 +91,20 @@ def run_test(path: str | Path, overrides: Sequence[str], out: Path | None) -> di
                 folder=folder,
                 source=source,
                 mirror=mirror,
+                interrupted=interrupted,
             )
-    finally:
-        distributed.leave()
 
 
-def restore_model(config: Config, contents: Mapping[str, Any], path: str | Path) -> I3DResNet:
+def restore_model(
+    config: Config, contents: Mapping[str, Any], path: str | Path, *, to_train: bool = False
+) -> I3DResNet:
     """Returns the network of a checkpoint with its weights, on the CPU.
+
+    Args:
+        config: what to build.
+        contents: of the checkpoint.
+        path: of the checkpoint.
+        to_train: with the weights to train on, where their average is what is used.
 
     Raises:
         CheckpointError: `config` was overridden to describe another network.
@@ -102,7 +118,10 @@ def restore_model(config: Config, contents: Mapping[str, Any], path: str | Path)
                 f"{path} holds a network with {key}={have.get(key)}, not {wanted[key]}; "
                 "leave out the override of it"
             )
-    model.load_state_dict(contents["model"])
+    averaged = None if to_train else contents["ema"]
+    if averaged:
+        log.info("the weights of %s are the average of its training (optim.ema)", path)
+    model.load_state_dict(averaged or contents["model"])
     return model
 
 
@@ -116,30 +135,41 @@ def test_model(
     folder: Path,
     source: Mapping[str, Any],
     mirror: WandbMirror | None,
+    interrupted: Callable[[], bool],
 ) -> dict[str, Any]:
     """Runs the multi-clip test and writes `test.json` and `predictions.csv`; returns the former.
 
+    Goes on with one of the same weights, videos and views that was broken off in `folder`.
+
     Raises:
+        RunInterruptedError: a signal came; the scores so far are saved.
         DataError: more videos failed than `data.max_bad_fraction` allows, after writing.
     """
     spec = build.build_view_spec(config)
     averager = ViewAverager(len(manifest), spec.num_views, len(manifest.classes))
-    videos = build.build_video_loader(config, manifest, ranks)
-    share = len(range(ranks.rank, len(manifest), ranks.world))
+    identity = distributed.on_main(lambda: _identity(config, model, manifest, device))
+    scores = PartialScores(folder / "partial", identity, averager, ranks, interrupted)
+    done = scores.restore()
+    rows = [row for row in range(len(manifest)) if row not in done][ranks.rank :: ranks.world]
+    scores.expect(len(rows))
+    videos = build.build_video_loader(config, manifest, rows)
     if ranks.is_main:
         log.info("testing %d videos: %s", len(manifest), spec.describe())
-        videos = track(videos, total=share, what="test", unit="videos")
-    failures = evaluate(
+        videos = track(videos, total=len(rows), what="test", unit="videos")
+    evaluate(
         model,
         videos,
         averager,
         to_input=build.build_to_input(config, device),
         device=device,
         views_per_forward=config.eval.views_per_forward,
+        after_video=scores.after_video,
     )
     averager.reduce()
     result = averager.result()
-    failed = {row: why for part in distributed.gather(failures) for row, why in part.items()}
+    failed = {
+        row: why for part in distributed.gather(averager.reasons) for row, why in part.items()
+    }
     report = {
         "top1": result.top1,
         "top5": result.top5,
@@ -154,6 +184,7 @@ def test_model(
         folder.mkdir(parents=True, exist_ok=True)
         _write_predictions(folder / "predictions.csv", manifest, result, failed)
         write_json(folder / "test.json", report)
+        scores.discard()
         log.info(
             "top-1 %.2f %%, top-5 %.2f %% over %d videos (%d failed): %s",
             result.top1,
@@ -170,11 +201,17 @@ def test_model(
     return report
 
 
-def _test_folder(path: Path, config: Config) -> Path:
-    """Returns where a test of the checkpoint at `path` goes: `<run>/test_<protocol>`."""
-    run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    e = config.eval
-    return run / f"test_{path.stem}_{e.num_clips}x{e.crops}_{e.clip_rule}_{e.short_side}"
+def _identity(config: Config, model: nn.Module, manifest: Manifest, device: torch.device) -> str:
+    """Returns the digest of all that decides a score: weights, videos, views, input, arithmetic."""
+    return checkpoint.digest(
+        {
+            "weights": model.state_dict(),
+            "videos": [manifest.content_hash(), str(manifest.videos), config.data.decoder],
+            "views": asdict(build.build_view_spec(config)),
+            "input": [list(config.data.mean), list(config.data.std)],
+            "arithmetic": [torch.__version__, device.type, config.eval.views_per_forward],
+        }
+    )
 
 
 def _mirror_test(
@@ -229,21 +266,21 @@ def _write_predictions(
     The columns after `failed` say what the names alone cannot: a name may hold the "|" of `top5`.
     """
     top = result.probs.topk(min(5, result.probs.shape[1]), dim=1)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(PREDICTION_COLUMNS)
-        for row, video in enumerate(manifest.paths):
-            label_id = int(manifest.labels[row])
-            label = manifest.classes[label_id]
-            if row in failed:
-                writer.writerow([video, label, "", "", 0, "", failed[row], "", 0, ""])
-                continue
-            ids = top.indices[row].tolist()
-            names = [manifest.classes[i] for i in ids]
-            probs = [f"{prob:.6f}" for prob in top.values[row].tolist()]
-            correct = int(result.correct[row])
-            told = [video, label, names[0], probs[0], correct, "|".join(names), ""]
-            true_prob = f"{float(result.probs[row, label_id]):.6f}"
-            writer.writerow([*told, true_prob, int(label_id in ids), "|".join(probs)])
-    temporary.replace(path)
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(PREDICTION_COLUMNS)
+    for row, video in enumerate(manifest.paths):
+        label_id = int(manifest.labels[row])
+        label = manifest.classes[label_id]
+        if row in failed:
+            writer.writerow([video, label, "", "", 0, "", failed[row], "", 0, ""])
+            continue
+        ids = top.indices[row].tolist()
+        names = [manifest.classes[i] for i in ids]
+        probs = [f"{prob:.6f}" for prob in top.values[row].tolist()]
+        correct = int(result.correct[row])
+        told = [video, label, names[0], probs[0], correct, "|".join(names), ""]
+        true_prob = f"{float(result.probs[row, label_id]):.6f}"
+        writer.writerow([*told, true_prob, int(label_id in ids), "|".join(probs)])
+    with replacing(path) as file:
+        file.write(table.getvalue().encode())

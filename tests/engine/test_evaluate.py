@@ -220,7 +220,7 @@ def test_evaluate_scores_good_videos_in_eval_mode_and_names_the_failed() -> None
     good = {"frames": frames, "clips": clips, "boxes": [(0, 0, 8, 8)], "failure": ""}
     bad = {"frames": None, "clips": torch.empty(0), "boxes": [], "failure": "no video stream"}
     averager = ViewAverager(2, V, K)
-    failures = evaluate(
+    evaluate(
         model,
         [SimpleNamespace(row=1, label=4, **good), SimpleNamespace(row=0, label=3, **bad)],
         averager,
@@ -228,7 +228,7 @@ def test_evaluate_scores_good_videos_in_eval_mode_and_names_the_failed() -> None
         device=torch.device("cpu"),
         views_per_forward=2,
     )
-    assert failures == {0: "no video stream"}
+    assert averager.reasons == {0: "no video stream"}
     result = averager.result()
     assert result.probs[1].tolist() == [0, 0, 0, 0, 1, 0, 0]
     assert result.correct.tolist() == [False, True]

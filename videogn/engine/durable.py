@@ -72,6 +72,19 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def require_writable(folder: Path) -> None:
+    """Makes `folder` and writes a file there for a moment.
+
+    Raises:
+        OSError: with the file that cannot be made or written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / "probe"
+    with replacing(probe) as file:
+        file.write(b"written")
+    probe.unlink()
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes what killed writes have left in `folder`; nobody else may be writing there."""
     for path in folder.glob("*.tmp"):

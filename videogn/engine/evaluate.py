@@ -16,6 +16,7 @@ from videogn.engine.distributed import all_sum
 from videogn.errors import IncompleteEvaluationError, TrainingDivergedError
 
 ToInput = Callable[[Tensor], Tensor]
+_COLUMNS = ("sums", "seen", "labels", "failed")  # of an averager: a row for each video
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class ViewAverager:
         self.seen = torch.zeros(num_videos, num_views, dtype=torch.int64)
         self.labels = torch.full((num_videos,), -1, dtype=torch.int64)
         self.failed = torch.zeros(num_videos, dtype=torch.int64)
+        self.reasons: dict[int, str] = {}
 
     def add(self, video: int, first_view: int, probs: Tensor, label: int) -> None:
         """Adds `probs` (V, K) of the views `first_view`, `first_view + 1`, ... of a video."""
@@ -64,10 +66,26 @@ class ViewAverager:
         self.seen[video, first_view : first_view + len(probs)] += 1
         self.labels[video] = label
 
-    def fail(self, video: int, label: int) -> None:
+    def fail(self, video: int, label: int, reason: str = "") -> None:
         """Notes that a video could not be read."""
         self.failed[video] += 1
         self.labels[video] = label
+        self.reasons[video] = reason
+
+    def scored(self) -> dict[str, Any]:
+        """Returns, in tensors and plain values, what is known of the videos that have come."""
+        rows = (self.seen.any(1) | (self.failed > 0)).nonzero().flatten()
+        columns = {name: getattr(self, name)[rows] for name in _COLUMNS}
+        return {"rows": rows, **columns, "reasons": dict(self.reasons)}
+
+    def restore(self, scored: Mapping[str, Any]) -> None:
+        """Takes over what `scored` returned of the videos that have not come here."""
+        known = set(self.scored()["rows"].tolist())
+        new = [i for i, row in enumerate(scored["rows"].tolist()) if row not in known]
+        rows = scored["rows"][new]
+        for name in _COLUMNS:
+            getattr(self, name)[rows] = scored[name][new]
+        self.reasons = scored["reasons"] | self.reasons
 
     def reduce(self) -> None:
         """Brings the ranks' sums together; each video was scored by one of them."""
@@ -156,8 +174,9 @@ def evaluate(
     to_input: ToInput,
     device: torch.device,
     views_per_forward: int,
-) -> dict[int, str]:
-    """Scores `videos` into `averager`; returns the failed ones' rows with the reasons.
+    after_video: Callable[[], None] = lambda: None,
+) -> None:
+    """Scores `videos` into `averager`, which also takes the reasons of those that failed.
 
     Args:
         model: with `probs`: normalized clips (N, 3, T, H, W) -> probabilities (N, K).
@@ -166,27 +185,26 @@ def evaluate(
         to_input: uint8 clips -> the network's input.
         device: of the model.
         views_per_forward: see `score_views`.
+        after_video: called after each.
     """
     model.eval()
-    failures: dict[int, str] = {}
 
     def probs_of(clips: Tensor) -> Tensor:
         return model.probs(to_input(clips))  # type: ignore[operator]
 
     for video in videos:
         if video.frames is None:
-            failures[video.row] = video.failure
-            averager.fail(video.row, video.label)
-            continue
-        scores = score_views(
-            probs_of,
-            video.frames.to(device),
-            video.clips,
-            video.boxes,
-            views_per_forward=views_per_forward,
-        )
-        averager.add(video.row, 0, scores, video.label)
-    return failures
+            averager.fail(video.row, video.label, video.failure)
+        else:
+            scores = score_views(
+                probs_of,
+                video.frames.to(device),
+                video.clips,
+                video.boxes,
+                views_per_forward=views_per_forward,
+            )
+            averager.add(video.row, 0, scores, video.label)
+        after_video()
 
 
 @torch.inference_mode()
