@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import subprocess
@@ -12,7 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from videogn.engine.durable import append_line, remove_leftovers, replacing, sync_file
+from videogn.engine.durable import (
+    append_line,
+    remove_leftovers,
+    replacing,
+    require_writable,
+    sync_file,
+)
+from videogn.engine.progress import log_to_file, log_to_terminal
 
 
 @contextmanager
@@ -93,8 +101,63 @@ def test_lines_are_appended_whole_or_not_at_all(tmp_path: Path) -> None:
     assert path.read_text().splitlines() == ["1" * 500, "2" * 400, "4", "5"]
 
 
+def test_a_folder_is_made_and_probed_before_it_is_needed(tmp_path: Path) -> None:
+    require_writable(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    with disk_of(0), pytest.raises(OSError, match="too large"):
+        require_writable(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        require_writable(tmp_path / "file")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "file"]
+
+
 def test_flushing_a_file_that_is_not_there_does_nothing(tmp_path: Path) -> None:
     sync_file(tmp_path / "a")
     (tmp_path / "a").touch()
     sync_file(tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == b""
+
+
+def test_a_log_on_a_full_disk_loses_lines_says_so_and_ends_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, logger = tmp_path / "log.txt", logging.getLogger("videogn.some")
+    with caught_logs(), log_to_file(path):
+        logger.info("1" * 500)
+        with disk_of(1000):
+            logger.info("2" * 600)
+            logger.info("3" * 600)
+            logger.info("4")
+        logger.info("5")
+    lines = path.read_text().splitlines()
+    assert [line.split()[3][0] for line in lines] == ["1", "t", "4", "5"]
+    assert f"WARNING the log lacks lines: {path}: No space left" in lines[1]
+    output = capsys.readouterr().out
+    assert output.count("the log lacks lines") == 1
+    assert "2" * 600 in output
+
+
+def test_a_closed_terminal_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed:
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+        def flush(self) -> None:
+            raise BrokenPipeError
+
+    with caught_logs():
+        monkeypatch.setattr(sys, "stdout", Closed())
+        logging.getLogger("videogn.some").info("a line")
+
+
+@contextmanager
+def caught_logs() -> Iterator[None]:
+    """The package logs to the terminal as in a run, and no longer afterwards."""
+    logger = logging.getLogger("videogn")
+    before = list(logger.handlers), logger.level
+    log_to_terminal()
+    try:
+        yield
+    finally:
+        logger.handlers[:], logger.level = before[0], before[1]

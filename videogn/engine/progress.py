@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
+
+from videogn.engine.durable import append_line
+from videogn.errors import unusable_place
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -51,12 +54,73 @@ def track(items: Iterable[T], *, total: int, what: str, unit: str, start: int = 
             spoke = now
 
 
+@contextmanager
+def step_bar(
+    *, start: int, total: int, clips_per_step: int, shown: bool = True
+) -> Iterator[Callable[[float], None]]:
+    """Yields what to call with the loss of each step: a bar on a terminal, nothing elsewhere.
+
+    Elsewhere the lines of the log say the same.
+
+    Args:
+        start: steps done before.
+        total: steps of the whole training.
+        clips_per_step: of all ranks.
+        shown: whether this process may show one.
+    """
+    if not shown or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with tqdm(
+        desc="train",
+        initial=start,
+        total=total,
+        unit=" clips",
+        unit_scale=clips_per_step,
+        leave=False,
+    ) as bar:
+
+        def stepped(loss: float) -> None:
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            bar.update()
+
+        yield stepped
+
+
+def duration(seconds: float) -> str:
+    """Returns a time for people, in its two largest units: "3 d 4 h", "5 min", "20 s"."""
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    if days >= 1:
+        return f"{int(days)} d {int(hours % 24)} h"
+    if hours >= 1:
+        return f"{int(hours)} h {int(minutes % 60)} min"
+    return f"{int(minutes)} min" if minutes >= 2 else f"{seconds:.0f} s"
+
+
 class _BarHandler(logging.Handler):
     """Prints lines above a progress bar instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        with suppress(OSError):  # a pipe that is closed or a disk that is full ends no training
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+
+
+class _FileHandler(logging.Handler):
+    """Appends whole lines to a file; those for which the disk has no room are lost, and said so."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path.absolute()
+        self._failed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            append_line(self.path, self.format(record))
+        except OSError as error:
+            if not self._failed:
+                self._failed = True
+                log.warning("the log lacks lines: %s", unusable_place(error))
 
 
 def log_to_terminal(*, is_main: bool = True) -> None:
@@ -72,7 +136,7 @@ def log_to_terminal(*, is_main: bool = True) -> None:
 @contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
     """Sends the package's log lines to a file too, with the time, within the context."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("videogn")
     logger.addHandler(handler)
