@@ -114,6 +114,21 @@ def test_the_config_does_not_tell_the_home_folder(folder: Path, tmp_path: Path) 
     assert without_home(nested) == {"data": {"root": "~/k400"}, "tags": ["~"], "lr": 0.1}
 
 
+def test_its_process_knows_no_secret_but_wandbs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "c" * 40)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    tracked = mirror(folder, limits=Limits(finish=0.0))
+    names = {
+        entry.split("=")[0]
+        for entry in Path(f"/proc/{tracked._process.pid}/environ").read_text().split("\0")
+    }
+    tracked.close()
+    assert {"WANDB_API_KEY", "HOME", "PATH"} <= names
+    assert "AWS_SECRET_ACCESS_KEY" not in names
+
+
 def test_a_sweep_has_chosen_the_id(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_RUN_ID", "chosen")
     monkeypatch.setattr(WandbMirror, "_start", lambda *_: None)

@@ -12,13 +12,22 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from wandb.proto import wandb_internal_pb2
 
 Record: Any = wandb_internal_pb2.Record  # type: ignore[attr-defined]
 BLOCK = 32 * 1024
 HEADER = 7
+
+
+class StoredArtifact(NamedTuple):
+    """One version of an artifact."""
+
+    name: str
+    kind: str
+    aliases: set[str]
+    files: dict[str, Path]
 
 
 @dataclass
@@ -30,7 +39,7 @@ class StoredRun:
         history: the points of all curves, without W&B's own keys.
         axes: metric or pattern -> what it is drawn over.
         summary: the final numbers.
-        artifacts: (name, type, aliases) each.
+        artifacts: each with name, kind, aliases, and its files as name -> where it waits.
         alerts: (title, text) each.
         exit_code: None when the run was not ended.
     """
@@ -39,7 +48,7 @@ class StoredRun:
     history: list[dict[str, Any]] = field(default_factory=list)
     axes: dict[str, str] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
-    artifacts: list[tuple[str, str, list[str]]] = field(default_factory=list)
+    artifacts: list[StoredArtifact] = field(default_factory=list)
     alerts: list[tuple[str, str]] = field(default_factory=list)
     exit_code: int | None = None
 
@@ -66,7 +75,8 @@ def read_file(path: Path) -> StoredRun:
             stored.summary |= _values(record.summary.update)
         elif kind == "artifact":
             a = record.artifact
-            stored.artifacts.append((a.name, a.type, list(a.aliases)))
+            files = {entry.path: Path(entry.local_path) for entry in a.manifest.contents}
+            stored.artifacts.append(StoredArtifact(a.name, a.type, set(a.aliases), files))
         elif kind == "alert":
             stored.alerts.append((record.alert.title, record.alert.text))
         elif kind == "exit":

@@ -45,6 +45,6 @@ def middle(num_frames: int, fps: float) -> tuple[list[int], int]:
     """
     fps = fps or 25.0  # a file that does not tell
     stride = max(int(fps / FPS), 1)
-    count = max(min(num_frames // stride, int(SECONDS * fps / stride)), 1)
+    count = max(min((num_frames - 1) // stride + 1, int(SECONDS * fps / stride)), 1)
     start = (num_frames - 1 - (count - 1) * stride) // 2
     return [start + i * stride for i in range(count)], max(round(fps / stride), 1)
