@@ -75,7 +75,7 @@ def test_a_row_has_a_clip_where_the_video_can_be_read(tmp_path: Path) -> None:
     assert gone == ["gone.mp4", None, "up", "", None, "", False]
     assert [p.name for p in (tmp_path / "clips").iterdir()] == ["000.mp4"]
     with open_video(clip) as reader:
-        assert reader.num_frames == 1
+        assert reader.num_frames == 2
 
 
 def test_the_table_of_a_test_is_read_back(tmp_path: Path) -> None:
