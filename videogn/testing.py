@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from videogn import build
+from videogn import advice, build
 from videogn.config import Config, config_from, to_dict
 from videogn.data.manifest import Manifest
-from videogn.engine import checkpoint, distributed
+from videogn.engine import checkpoint, distributed, memory, watchdog
 from videogn.engine.distributed import Ranks
 from videogn.engine.durable import replacing
 from videogn.engine.evaluate import EvalResult, ViewAverager, evaluate
@@ -156,15 +156,16 @@ def test_model(
     if ranks.is_main:
         log.info("testing %d videos: %s", len(manifest), spec.describe())
         videos = track(videos, total=len(rows), what="test", unit="videos")
-    evaluate(
-        model,
-        videos,
-        averager,
-        to_input=build.build_to_input(config, device),
-        device=device,
-        views_per_forward=config.eval.views_per_forward,
-        after_video=scores.after_video,
-    )
+    with memory.explained(lambda: "the test", device, advice.for_test_memory(config)):
+        evaluate(
+            model,
+            watchdog.each(videos, "the test", ranks),
+            averager,
+            to_input=build.build_to_input(config, device),
+            device=device,
+            views_per_forward=config.eval.views_per_forward,
+            after_video=scores.after_video,
+        )
     averager.reduce()
     result = averager.result()
     failed = {

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from videogn.engine.distributed import Ranks
 from videogn.engine.schedule import Schedule
-from videogn.engine.train import Hooks, TrainOptions, TrainState, train
+from videogn.engine.state import Hooks, TrainOptions, TrainState
+from videogn.engine.train import train
 from videogn.errors import RunInterruptedError, TrainingDivergedError
 
 CLASSES = 3
@@ -76,6 +77,8 @@ class Recorder:
     events: list[tuple[str, int]] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
     bad: list[Any] = field(default_factory=list)
+    diverged: list[dict[str, Any]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
     stop_at: int = -1
     state: TrainState | None = None
 
@@ -84,6 +87,8 @@ class Recorder:
         return Hooks(
             log=lambda record: self.records.append(dict(record)),
             bad=self.bad.extend,
+            diverged=lambda record: self.diverged.append(dict(record)),
+            stepped=self.losses.append,
             save=lambda state: self.events.append(("save", state.step)),
             monitor=lambda state: self.events.append(("monitor", state.step)),
             interrupted=lambda: state.step == self.stop_at,
@@ -225,8 +230,10 @@ def test_a_record_says_everything_documented_in_plain_values() -> None:
             "split",
             "loss",
             "lr",
+            "grad_norm",
             "clips_per_s",
             "data_wait",
+            "memory_mb",
         ]
         assert {type(value) for value in record.values()} == {int, float, str}
         assert record["split"] == "train"

@@ -95,11 +95,18 @@ def precise_bn(
 
 @torch.no_grad()
 def average_bn(model: nn.Module) -> None:
-    """Makes BN's running statistics the mean over ranks, which each kept its own."""
-    for layer in batch_norms(model):
-        for buffer in (layer.running_mean, layer.running_var):
-            assert buffer is not None
-            buffer.copy_(all_sum(buffer) / world_size())
+    """Makes BN's running statistics the mean over ranks, each of which saw clips of its own.
+
+    Running averages are linear, so this is the average of all ranks' batches, whenever it is
+    taken; taken after every step, it does not depend on when anything is saved.
+    """
+    buffers = [b for layer in batch_norms(model) for b in (layer.running_mean, layer.running_var)]
+    buffers = [buffer for buffer in buffers if buffer is not None]
+    if not buffers or world_size() == 1:
+        return
+    means = all_sum(torch.cat(buffers)) / world_size()
+    for buffer, mean in zip(buffers, means.split([len(b) for b in buffers]), strict=True):
+        buffer.copy_(mean)
 
 
 def _write(moments: list[_Moments], seen: int) -> None:

@@ -55,6 +55,11 @@ class Schedule:
             rate *= min(self.epoch(step + 1) / self.warmup_epochs, 1.0)
         return rate
 
+    def crosses(self, step: int, every_epochs: float) -> bool:
+        """Returns whether a step ended an epoch, or a multiple of `every_epochs` of them."""
+        now, before = (int(self.epoch(s) / every_epochs + 1e-9) for s in (step, step - 1))
+        return now > before
+
     def describe(self) -> str:
         """Returns the arithmetic of the rate and the steps, for the log."""
         return (

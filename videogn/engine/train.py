@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,68 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from videogn.engine.distributed import Ranks, all_sum, any_rank, world_size
+from videogn.engine import watchdog
+from videogn.engine.distributed import Ranks, all_sum, any_rank, gather
+from videogn.engine.divergence import require_finite
+from videogn.engine.memory import peak_mb
+from videogn.engine.pace import Clock
+from videogn.engine.precise_bn import average_bn
 from videogn.engine.schedule import Schedule
-from videogn.errors import DataError, RunInterruptedError, TrainingDivergedError
-
-log = logging.getLogger(__name__)
+from videogn.engine.state import Hooks, TrainOptions, TrainState
+from videogn.errors import DataError, RunInterruptedError
 
 AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass
-class TrainState:
-    """Everything a step changes.
-
-    Attributes:
-        model: bare network, clips -> logits.
-        optimizer: SGD over its parameters.
-        scaler: of the loss, for fp16; disabled otherwise.
-        step: optimizer steps finished.
-        best_error: lowest monitored error so far, percent.
-        losses: of the steps since the last record, over all ranks.
-    """
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    step: int = 0
-    best_error: float = math.inf
-    losses: list[float] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """How to train; see the `optim` section of a config."""
-
-    accumulate: int
-    amp: str
-    max_steps: int | None
-    seed: int
-    monitor_every_epochs: float
-    log_every_steps: int
-    save_every_steps: int
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """Whom training calls: each is a plain function.
-
-    Attributes:
-        log: takes a record of plain values.
-        bad: takes the videos of a batch that could not be read.
-        save: keeps the state of this moment.
-        monitor: measures the state between two epochs.
-        interrupted: whether a signal asked this process to end.
-    """
-
-    log: Callable[[Mapping[str, Any]], None]
-    bad: Callable[[Sequence[Any]], None]
-    save: Callable[[TrainState], None]
-    monitor: Callable[[TrainState], None]
-    interrupted: Callable[[], bool]
 
 
 def train(
@@ -101,27 +49,32 @@ def train(
         hooks: whom to call.
 
     Raises:
-        TrainingDivergedError: the loss on some rank is not finite; nothing was updated.
+        TrainingDivergedError: a loss or gradient is not finite, on all ranks if on one; nothing
+            was updated.
+        DataError: nothing could be read for some clip of some rank.
         RunInterruptedError: a signal came; the state is saved.
     """
-    model = _wrap(state.model, ranks)
-    clock = _Clock()
+    model = compiled(_wrap(state.model, ranks), options.compile)
+    clock = Clock()
     last = min(schedule.total_steps, options.max_steps or schedule.total_steps)
     while state.step < last:
+        watchdog.now(f"step {state.step + 1}")
         rate = schedule.lr(state.step)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         # Dropout is a function of (seed, step, rank): a resumed run draws what it would have.
         torch.manual_seed(_dropout_seed(options.seed, state.step, ranks.rank))
         model.train()
-        state.losses.append(_step(model, state, batches, options, to_input, clock, hooks.bad))
+        loss, grad_norm = _step(model, state, batches, options, to_input, clock, hooks)
         state.step += 1
-        clock.steps += 1
+        state.losses.append(loss)
+        hooks.stepped(loss)
         if state.step % options.log_every_steps == 0 or state.step == last:
-            hooks.log(_record(state, schedule, rate, clock))
-        if _crossed(schedule, state.step, options.monitor_every_epochs) or state.step == last:
+            hooks.log(_record(state, schedule, rate, grad_norm, clock))
+        if schedule.crosses(state.step, options.monitor_every_epochs) or state.step == last:
             hooks.monitor(state)
             clock.restart()
+        watchdog.now(f"what follows step {state.step}")
         if any_rank(hooks.interrupted()):
             hooks.save(state)
             raise RunInterruptedError(
@@ -131,6 +84,7 @@ def train(
         if state.step % options.save_every_steps == 0 or state.step == last:
             hooks.save(state)
             clock.restart()
+    watchdog.now(None)
 
 
 def _step(
@@ -139,83 +93,98 @@ def _step(
     batches: Iterator[Any],
     options: TrainOptions,
     to_input: Callable[[Tensor], Tensor],
-    clock: _Clock,
-    report_bad: Callable[[Sequence[Any]], None],
-) -> float:
-    """Takes one optimizer step over `accumulate` micro-batches; returns the loss over all ranks."""
+    clock: Clock,
+    hooks: Hooks,
+) -> tuple[float, float]:
+    """Takes one optimizer step over `accumulate` micro-batches; returns its loss and gradient norm.
+
+    Both are of all ranks; the norm is that before clipping.
+    """
     state.optimizer.zero_grad(set_to_none=True)
-    device = next(model.parameters()).device
-    dtype = AMP_DTYPES[options.amp]
-    total = 0.0
-    world = world_size()
+    rows, losses = [], []
     for micro in range(options.accumulate):
-        batch = clock.wait_for(batches)
-        if batch.bad:
-            report_bad(batch.bad)
-        if any_rank(batch.missing > 0):
-            raise DataError(
-                f"{batch.missing} clips of step {state.step + 1} could not be read, nor any of the "
-                f"videos tried in their place ({[bad.path for bad in batch.bad[-1:]]}, on this rank"
-                "); check data.root"
-            )
-        clips, labels = to_input(batch.clips), batch.labels.to(device, non_blocking=True)
-        with contextlib.ExitStack() as stack:
-            if micro < options.accumulate - 1 and isinstance(model, DistributedDataParallel):
-                stack.enter_context(model.no_sync())  # gradients meet once, at the last
-            if dtype is not None:
-                stack.enter_context(torch.autocast(device.type, dtype))
-            loss = F.cross_entropy(model(clips), labels) / options.accumulate
-            # One number tells every rank the loss of all, and whether any is not finite.
-            loss_of_all = float(all_sum(loss.detach().float())) / world
-            if not math.isfinite(loss_of_all):
-                raise TrainingDivergedError(
-                    f"the loss of step {state.step + 1} is {loss_of_all} (rows of this rank's "
-                    f"videos: {batch.rows.tolist()}); nothing was updated; lower optim.base_lr"
-                )
-            state.scaler.scale(loss).backward()
-        total += loss_of_all
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    # The gradients are the same on every rank by now; fp16's scaler skips overflows by itself.
-    if not state.scaler.is_enabled() and not bool(get_total_norm(gradients).isfinite()):
-        raise TrainingDivergedError(
-            f"the gradient of step {state.step + 1} is not finite; nothing was updated; lower "
-            "optim.base_lr"
-        )
+        batch = _next_batch(batches, clock, hooks, state.step + 1)
+        rows += batch.rows.tolist()
+        is_last = micro == options.accumulate - 1
+        losses.append(_backward(model, state.scaler, batch, options, to_input, is_last=is_last))
+    state.scaler.unscale_(state.optimizer)
+    parameters = [p for p in state.model.parameters() if p.grad is not None]
+    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    loss, grad_norm = require_finite(state, torch.stack(losses).sum(), norm, rows, options, hooks)
+    if options.clip_grad is not None:
+        clip_grads_with_norm_(parameters, options.clip_grad, norm)
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    return total
+    average_bn(state.model)
+    if state.ema is not None:
+        state.ema.update(state.model, state.step + 1)
+    clock.steps += 1
+    return loss, grad_norm
 
 
-class _Clock:
-    """Time since the last record: how much of it there was, and how much went by waiting."""
-
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        """Begins anew, as after a test in between."""
-        self.steps, self.waited, self.since = 0, 0.0, time.perf_counter()
-
-    def wait_for(self, batches: Iterator[Any]) -> Any:
-        """Returns the next batch, counting the wait."""
-        begin = time.perf_counter()
-        batch = next(batches)
-        self.waited += time.perf_counter() - begin
-        return batch
+def _next_batch(batches: Iterator[Any], clock: Clock, hooks: Hooks, step: int) -> Any:
+    """Returns this rank's next micro-batch, complete; what is wrong with any rank's, all hear."""
+    batch = clock.wait_for(batches)
+    bad, missing = all_sum(torch.tensor([len(batch.bad), batch.missing])).tolist()
+    if bad:
+        videos = [video for part in gather(list(batch.bad)) for video in part]
+        hooks.bad(videos)
+        if missing:
+            raise DataError(
+                f"{missing} clips of step {step} could not be read, nor any of the videos tried in "
+                f"their place (the last of them {videos[-1].path}); check data.root"
+            )
+    return batch
 
 
-def _record(state: TrainState, schedule: Schedule, rate: float, clock: _Clock) -> dict[str, Any]:
-    """Returns the record of the steps since the last one, and begins the next."""
-    seconds = max(time.perf_counter() - clock.since, 1e-9)
+def _backward(
+    model: nn.Module,
+    scaler: torch.amp.GradScaler,
+    batch: Any,
+    options: TrainOptions,
+    to_input: Callable[[Tensor], Tensor],
+    *,
+    is_last: bool,
+) -> Tensor:
+    """Adds the gradient of a micro-batch, its share of the step's; returns the share of the loss.
+
+    The loss stays on the device, which need not be waited for here.
+    """
+    device, dtype = next(model.parameters()).device, AMP_DTYPES[options.amp]
+    clips, labels = to_input(batch.clips), batch.labels.to(device, non_blocking=True)
+    with contextlib.ExitStack() as stack:
+        if not is_last:  # gradients meet once, at the last
+            no_sync: Any = getattr(model, "no_sync", contextlib.nullcontext)
+            stack.enter_context(no_sync())
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            loss = F.cross_entropy(model(clips), labels) / options.accumulate
+        scaler.scale(loss).backward()
+    return loss.detach().float()
+
+
+def _record(
+    state: TrainState, schedule: Schedule, rate: float, grad_norm: float, clock: Clock
+) -> dict[str, Any]:
+    """Returns the record of the steps since the last one, and begins the next.
+
+    What differs between ranks is that of the worst: the others wait for it.
+    """
+    seconds = clock.seconds
+    device = next(state.model.parameters()).device
+    waits, peaks = zip(*gather((clock.waited / seconds, peak_mb(device))), strict=True)
     record = {
         "step": state.step,
         "epoch": schedule.epoch(state.step),
         "split": "train",
         "loss": sum(state.losses) / len(state.losses),
         "lr": rate,
+        "grad_norm": grad_norm if math.isfinite(grad_norm) else None,  # an overflow of fp16
         "clips_per_s": clock.steps * schedule.global_batch / seconds,
-        "data_wait": clock.waited / seconds,
+        "data_wait": max(waits),
+        "memory_mb": max(peaks),
     }
+    if state.scaler.is_enabled():
+        record["loss_scale"] = state.scaler.get_scale()
     state.losses.clear()
     clock.restart()
     return record
@@ -224,7 +193,8 @@ def _record(state: TrainState, schedule: Schedule, rate: float, clock: _Clock) -
 def _wrap(model: nn.Module, ranks: Ranks) -> nn.Module:
     """Returns the network whose gradients are averaged over ranks.
 
-    BN's buffers stay each rank's own: statistics per GPU are what the paper's batch sizes mean.
+    Each rank's BN normalizes with the statistics of its own clips: per GPU is what the paper's
+    batch sizes mean. Only their running averages meet, after every step.
     """
     if ranks.world == 1:
         return model
@@ -233,11 +203,14 @@ def _wrap(model: nn.Module, ranks: Ranks) -> nn.Module:
     return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
 
 
+def compiled(model: nn.Module, how: str) -> nn.Module:
+    """Returns what computes as `model` does, with its parameters; `model` itself is left alone."""
+    if how == "none":
+        return model
+    mode = "reduce-overhead" if how == "graphs" else "default"
+    made: Any = torch.compile(model, mode=mode, dynamic=False)
+    return made
+
+
 def _dropout_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
-
-
-def _crossed(schedule: Schedule, step: int, every_epochs: float) -> bool:
-    """Returns whether the last step ended an epoch, or a multiple of `every_epochs` of them."""
-    now, before = (int(schedule.epoch(s) / every_epochs + 1e-9) for s in (step, step - 1))
-    return now > before

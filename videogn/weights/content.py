@@ -89,6 +89,8 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor], Mapping[str, Any]]:
 def _unwrap(path: Path, top: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], Mapping[str, Any]]:
     """Returns the state dict in what was saved, and the rest."""
     inner = [key for key in _WRAPPERS if isinstance(top.get(key), Mapping)]
+    if "fingerprint" in top and isinstance(top.get("ema"), Mapping):
+        inner = ["ema"]  # of our own whose training averaged its weights: what was tested
     if len(inner) > 1:
         raise WeightsError(f"{path}: ambiguous: a state dict under each of {', '.join(inner)}")
     if not inner:

@@ -1,0 +1,67 @@
+"""Numbers gone bad: found on all ranks at once, before they reach a weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from videogn.engine.distributed import all_sum, gather, world_size
+from videogn.engine.state import Hooks, TrainOptions, TrainState
+from videogn.errors import TrainingDivergedError
+
+# Overflows of fp16 in a row that end training. The scaler begins at 2^16 and halves itself at
+# each: after so many not even a 16th of the loss has a gradient below 65,504.
+MAX_OVERFLOWS = 20
+
+
+def require_finite(
+    state: TrainState,
+    loss: Tensor,
+    norm: Tensor,
+    rows: Sequence[int],
+    options: TrainOptions,
+    hooks: Hooks,
+) -> tuple[float, float]:
+    """Returns the loss over all ranks, and the norm of the gradient, which is theirs already.
+
+    Every rank decides the same, and before the update.
+
+    Args:
+        state: before the update.
+        loss: of this rank.
+        norm: of the gradient, over all ranks.
+        rows: of this rank's clips.
+        options: of the training.
+        hooks: `diverged` is called with all ranks' losses and rows.
+
+    Raises:
+        TrainingDivergedError: one is not finite; an overflow of fp16, which its scaler skips, is
+            none until there are too many in a row.
+    """
+    # One wait for the device tells both.
+    mean, total = torch.stack([all_sum(loss) / world_size(), norm.to(loss.device)]).tolist()
+    is_overflow = state.scaler.is_enabled() and not math.isfinite(total)
+    state.overflows = state.overflows + 1 if is_overflow else 0
+    if math.isfinite(mean) and (
+        math.isfinite(total) or (is_overflow and state.overflows < MAX_OVERFLOWS)
+    ):
+        return mean, total
+    name, value = ("gradient", total) if math.isfinite(mean) else ("loss", mean)
+    rate = state.optimizer.param_groups[0]["lr"]
+    hooks.diverged(
+        {
+            "step": state.step + 1,
+            "loss": mean,
+            "grad_norm": total,
+            "lr": rate,
+            "amp": options.amp,
+            "ranks": gather({"loss": float(loss), "rows": list(rows)}),
+        }
+    )
+    raise TrainingDivergedError(
+        f"the {name} of step {state.step + 1} is {value} at lr {rate:g}; nothing was updated or "
+        "saved; look at the videos that diverged.json of the run names, or lower optim.base_lr"
+    )
