@@ -2,65 +2,39 @@
 
 from __future__ import annotations
 
-import json
-import os
-from functools import cache
+import csv
+import io
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from videogn.config import Config, load_config, to_dict
-from videogn.errors import DataError
-from videogn.report import table8
-from videogn.report.table8 import TABLE8, find_tested_runs, write_report
-
-TEST: dict[str, Any] = {
-    "top1": 73.04,
-    "top5": 90.55,
-    "num_videos": 19761,
-    "num_decoded": 19759,
-    "failed": [{"path": "a.mp4", "reason": "cut"}, {"path": "b.mp4", "reason": "cut"}],
-    "protocol": "10 clips in words",
-    "checkpoint": "last.pt",
-    "clips_per_step": 64,
-}
-# What `auto` becomes.
-RESOLVED = ["model.num_classes=400", "data.mean=[0.4,0.4,0.4]", "data.std=[0.2,0.2,0.2]"]
+from tests.report.run_folders import write_run
+from videogn.report.records import find_runs
+from videogn.report.table8 import (
+    TABLE8,
+    changes,
+    format_table8,
+    protocols,
+    table8_csv,
+    table8_rows,
+)
 
 
-@pytest.fixture(autouse=True)
-def _each_file_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table8, "load_config", parsed)
-
-
-@cache
-def parsed(name: str) -> Config:
-    return load_config(name)
-
-
-def write_run(
-    folder: Path, *overrides: str, experiment: str = "i3d_gn_32f", age: int = 0, **test: Any
-) -> Path:
-    """Writes what a finished run of `experiment` leaves, `age` seconds ago."""
-    config = load_config(experiment, [*RESOLVED, *overrides])
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
-    (folder / "test.json").write_text(json.dumps(TEST | test))
-    finished = 1_000_000_000 - age
-    os.utime(folder / "test.json", (finished, finished))
-    return folder
+def rows_of(folder: Path) -> Any:
+    return table8_rows(find_runs(folder).runs)
 
 
 def table_of(folder: Path) -> str:
-    write_report(folder)
-    return (folder / "table8.md").read_text(encoding="utf-8")
+    """The tables in markdown, without the rules and the padding that sets columns in line."""
+    lines = format_table8(rows_of(folder)).splitlines()
+    return "\n".join(re.sub(" +", " ", line) for line in lines if not line.startswith("| ---"))
 
 
 def filled_row(folder: Path) -> str | None:
     """The row of the table that some run filled, None when none did."""
-    rows = [row for row in table_of(folder).splitlines() if " (2) |" in row]
+    rows = [row for row in table_of(folder).splitlines() if "(2)" in row]
     assert len(rows) <= 1
     return rows[0] if rows else None
 
@@ -68,27 +42,32 @@ def filled_row(folder: Path) -> str | None:
 EMPTY = """\
 Table 8 (arXiv:1803.08494), Kinetics-400, 10-clip accuracy in percent:
 
-| frames | clips/GPU | norm | ours top-1 / top-5 | paper top-1 / top-5 | difference \
+| frames | clips/GPU | norm | ours top-1 / top-5 | paper top-1 / top-5 | difference | seeds \
 | videos (failed) | clips/step |
-|---:|---:|---|---:|---:|---:|---:|---:|
-| 32 | 8 | BN |  | 73.3 / 90.7 |  |  |  |
-| 32 | 8 | GN |  | 73.0 / 90.6 |  |  |  |
-| 32 | 4 | BN |  | 72.1 / 90.0 |  |  |  |
-| 32 | 4 | GN |  | 72.8 / 90.6 |  |  |  |
-| 64 | 4 | BN |  | 73.3 / 90.8 |  |  |  |
-| 64 | 4 | GN |  | 74.5 / 91.7 |  |  |  |
+| 32 | 8 | BN | | 73.3 / 90.7 | | | | |
+| 32 | 8 | GN | | 73.0 / 90.6 | | | | |
+| 32 | 4 | BN | | 72.1 / 90.0 | | | | |
+| 32 | 4 | GN | | 72.8 / 90.6 | | | | |
+| 64 | 4 | BN | | 73.3 / 90.8 | | | | |
+| 64 | 4 | GN | | 74.5 / 91.7 | | | | |
+
+| change | norm | ours top-1 / top-5 | paper top-1 / top-5 |
+| 64 frames instead of 32, at 4 clips | BN | | +1.2 / +0.8 |
+| 64 frames instead of 32, at 4 clips | GN | | +1.7 / +1.1 |
+| 4 clips instead of 8, of 32 frames | BN | | -1.2 / -0.7 |
+| 4 clips instead of 8, of 32 frames | GN | | -0.2 / +0.0 |
 """
 
 
 def test_without_runs_the_table_is_the_papers(tmp_path: Path) -> None:
-    assert write_report(tmp_path) + "\n" == table_of(tmp_path) == EMPTY
+    assert table_of(tmp_path) + "\n" == EMPTY
 
 
 def test_a_run_fills_its_cell(tmp_path: Path) -> None:
     write_run(tmp_path / "x" / "1")
-    filled = "| 32 | 8 | GN | 73.0 / 90.5 | 73.0 / 90.6 | +0.0 / -0.0 | 19761 (2) | 64 |"
-    expected = EMPTY.replace("| 32 | 8 | GN |  | 73.0 / 90.6 |  |  |  |", filled)
-    assert write_report(tmp_path) + "\n" == table_of(tmp_path) == expected
+    filled = "| 32 | 8 | GN | 73.0 / 90.5 | 73.0 / 90.6 | +0.0 / +0.0 | 1 | 19761 (2) | 64 |"
+    expected = EMPTY.replace("| 32 | 8 | GN | | 73.0 / 90.6 | | | | |", filled)
+    assert table_of(tmp_path) == f"{expected}\nProtocol: 10 clips in words."
 
 
 @pytest.mark.parametrize("cell", TABLE8, ids=lambda cell: cell.name)
@@ -148,64 +127,64 @@ def test_what_does_not_change_the_experiment_is_not_compared(override: str, tmp_
         "model.inflation=center",
     ],
 )
-def test_another_experiment_is_listed_apart(override: str, tmp_path: Path) -> None:
+def test_another_experiment_fills_no_cell(override: str, tmp_path: Path) -> None:
     write_run(tmp_path / "x" / "1", override)
-    assert table_of(tmp_path) == EMPTY
-    kind = "LN" if override == "model.norm.kind=ln" else "GN"
-    assert write_report(tmp_path) == (
-        EMPTY.rstrip() + "\n\nOther tested runs:\n\n"
-        "| run | norm | top-1 / top-5 | videos (failed) | protocol |\n"
-        "|---|---|---:|---:|---|\n"
-        f"| x/1 | {kind} | 73.0 / 90.5 | 19761 (2) | 10 clips in words |"
-    )
+    assert table_of(tmp_path) + "\n" == EMPTY
 
 
-def test_the_newest_of_equal_runs_fills_the_cell_and_the_others_stay_visible(
-    tmp_path: Path,
-) -> None:
-    write_run(tmp_path / "x" / "3", age=50, top1=70.0)
-    write_run(tmp_path / "x" / "1", "seed=1", age=10, top1=71.0)
-    write_run(tmp_path / "x" / "2", "seed=2", age=90, top1=72.0)
-    assert [run.test["top1"] for run in find_tested_runs(tmp_path)] == [72.0, 70.0, 71.0]
-    row = filled_row(tmp_path)
-    assert row is not None
-    assert "| 71.0 / 90.5 |" in row
-    others = write_report(tmp_path).split("Other tested runs:")[1]
-    assert others.index("| x/2 |") < others.index("| x/3 |")
-    assert "| x/1 |" not in others
+def test_seeds_have_mean_and_spread_and_the_newest_run_of_each_counts(tmp_path: Path) -> None:
+    write_run(tmp_path / "old", "seed=1", age=90, top1=10.0)
+    write_run(tmp_path / "a", "seed=1", age=50, top1=70.0, top5=90.0)
+    write_run(tmp_path / "b", "seed=2", age=10, top1=71.0, top5=90.0, failed=[])
+    write_run(tmp_path / "c", "seed=3", age=20, top1=75.0, top5=90.0)
+    row = next(row for row in rows_of(tmp_path) if row.runs)
+    assert [run.name for run in row.runs] == ["a", "c", "b"]
+    assert (row.top1.mean, row.top1.seeds) == (72.0, 3)
+    assert row.top1.deviation == pytest.approx(((4 + 1 + 9) / 2) ** 0.5)
+    assert (
+        "| 32 | 8 | GN | 72.0 ± 2.6 / 90.0 ± 0.0 | 73.0 / 90.6 | -1.0 / -0.6 | 3 "
+        "| 19761 (2), 19761 (0) | 64 |"
+    ) in table_of(tmp_path)
 
 
-def test_runs_are_found_at_any_depth(tmp_path: Path) -> None:
-    write_run(tmp_path / "a" / "b" / "c" / "1")
-    write_run(tmp_path / "flat", experiment="i3d_bn_32f")
-    assert {run.folder.name for run in find_tested_runs(tmp_path)} == {"1", "flat"}
+def test_changes_are_those_of_the_means(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", experiment="i3d_gn_32f_bs4", top1=70.0, top5=90.0)
+    write_run(tmp_path / "b", "seed=1", experiment="i3d_gn_32f_bs4", top1=71.0, top5=90.5)
+    write_run(tmp_path / "c", experiment="i3d_gn_64f", top1=73.0, top5=91.0)
+    found = {(change.what[:9], change.norm): change.ours for change in changes(rows_of(tmp_path))}
+    assert found == {
+        ("64 frames", "BN"): None,
+        ("64 frames", "GN"): (2.5, 0.75),
+        ("4 clips i", "BN"): None,
+        ("4 clips i", "GN"): None,
+    }
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "{}", '{"top5": 3}'])
-def test_a_damaged_test_json_is_passed_over(text: str, tmp_path: Path) -> None:
-    (write_run(tmp_path / "x" / "1") / "test.json").write_text(text)
-    assert write_report(tmp_path) + "\n" == EMPTY
+def test_a_test_of_a_checkpoint_fills_no_cell(tmp_path: Path) -> None:
+    (write_run(tmp_path / "x" / "1" / "test_last") / "env.json").unlink()
+    assert table_of(tmp_path) + "\n" == EMPTY
 
 
-@pytest.mark.parametrize("content", [b'{"top1": 73.0}', b"\xff\xfe\x00", b'{"top1": null}'])
-def test_a_test_json_damaged_in_another_way_is_passed_over(content: bytes, tmp_path: Path) -> None:
-    (write_run(tmp_path / "x" / "1") / "test.json").write_bytes(content)
-    assert write_report(tmp_path) + "\n" == EMPTY
+def test_each_protocol_is_told_once(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "seed=1")
+    write_run(tmp_path / "b", "seed=2", protocol="other words")
+    write_run(tmp_path / "c", experiment="i3d_bn_32f")
+    assert sorted(protocols(rows_of(tmp_path))) == ["10 clips in words", "other words"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "a: [", "hello"])
-def test_a_damaged_config_is_passed_over(text: str, tmp_path: Path) -> None:
-    (write_run(tmp_path / "x" / "1") / "config.yaml").write_text(text)
-    assert write_report(tmp_path) + "\n" == EMPTY
-
-
-def test_unfinished_runs_are_passed_over(tmp_path: Path) -> None:
-    (write_run(tmp_path / "x" / "1") / "test.json").unlink()
-    assert write_report(tmp_path) + "\n" == EMPTY
-
-
-@pytest.mark.parametrize("name", ["gone", "file"])
-def test_no_folder_of_runs_is_an_error_that_names_it(name: str, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=f"{name} is not a folder of runs"):
-        write_report(tmp_path / name)
+def test_the_csv_holds_every_number_in_full(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "seed=1", top1=70.123456)
+    write_run(tmp_path / "b", "seed=2", top1=71.0)
+    write_run(tmp_path / "c", experiment="i3d_gn_32f_bs4", top1=69.0)
+    rows = list(csv.DictReader(io.StringIO(table8_csv(rows_of(tmp_path)))))
+    assert len(rows) == len(TABLE8) + 4
+    row = rows[1]
+    assert (row["name"], row["paper_top1"], row["runs"]) == ("i3d_gn_32f", "73.0", "a b")
+    assert float(row["top1"]) == pytest.approx(70.561728)
+    assert float(row["top1_deviation"]) == pytest.approx(0.619810)
+    assert (row["seeds"], row["videos"], row["failed"]) == ("2", "19761", "2")
+    assert rows[0]["top1"] == ""
+    assert rows[0]["seeds"] == "0"
+    assert rows[3]["top1_deviation"] == ""
+    assert float(rows[-1]["top1"]) == pytest.approx(69 - 70.561728)
+    assert rows[-1]["paper_top1"] == "-0.2"

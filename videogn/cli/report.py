@@ -1,4 +1,4 @@
-"""Show what runs reached: Table 8 beside the paper's."""
+"""Show what runs reached: Table 8 beside the paper's, Fig. 7, and a page of all runs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     parser.add_argument("runs", type=Path, nargs="?", default=Path("runs"), help="folder of runs")
+    parser.add_argument(
+        "--thumbnails",
+        type=int,
+        default=6,
+        metavar="N",
+        help="right and wrong videos that the page shows of each run (0: open no video)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
-    from videogn.report.table8 import write_report
+    from videogn.report.write import write_report
 
-    print(write_report(args.runs))
+    print(write_report(args.runs, thumbnails=args.thumbnails))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from functools import cache
+from pathlib import PurePath
 from typing import Any
 
 from videogn.config import CONFIG_DIR, load_config, scientific, to_dict
-from videogn.errors import DataError
-from videogn.runs import read_config, read_json
+from videogn.report.records import Run
+from videogn.report.settings import NOT_COMPARED, Spread, one_per_seed, result
+from videogn.report.text import markdown_table
+
+TITLE = "Table 8 (arXiv:1803.08494), Kinetics-400, 10-clip accuracy in percent:"
 
 
 @dataclass(frozen=True)
@@ -42,68 +48,65 @@ TABLE8 = (
     Cell("i3d_gn_64f", "GN", 64, 4, 74.5, 91.7),
 )
 
-# Where the data lie and which of several equal runs this is does not change the experiment.
-NOT_COMPARED = frozenset({"name", "seed", "data.root", "data.videos"})
+# What the paper concludes from: the change from one cell to another.
+CHANGES = (
+    ("64 frames instead of 32, at 4 clips", "i3d_bn_32f_bs4", "i3d_bn_64f"),
+    ("64 frames instead of 32, at 4 clips", "i3d_gn_32f_bs4", "i3d_gn_64f"),
+    ("4 clips instead of 8, of 32 frames", "i3d_bn_32f", "i3d_bn_32f_bs4"),
+    ("4 clips instead of 8, of 32 frames", "i3d_gn_32f", "i3d_gn_32f_bs4"),
+)
 
 
 @dataclass(frozen=True)
-class TestedRun:
-    """A run folder with a finished test.
+class Row:
+    """A cell with the runs that fill it, one a seed; none if nobody made it."""
+
+    cell: Cell
+    runs: tuple[Run, ...]
+
+    @property
+    def top1(self) -> Spread | None:
+        """Ours, in percent."""
+        return result(self.runs, "top1")
+
+    @property
+    def top5(self) -> Spread | None:
+        """Ours, in percent."""
+        return result(self.runs, "top5")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A difference between two cells, in points of top-1 and top-5.
 
     Attributes:
-        folder: of the run.
-        values: scientific values of its resolved config, by dotted key.
-        test: contents of `test.json`.
+        what: in words.
+        norm: of both.
+        ours: None unless both cells are filled.
+        paper: the paper's.
     """
 
-    folder: Path
-    values: Mapping[str, Any]
-    test: Mapping[str, Any]
+    what: str
+    norm: str
+    ours: tuple[float, float] | None
+    paper: tuple[float, float]
 
 
-def write_report(folder: Path) -> str:
-    """Returns Table 8 and the other tested runs under `folder`; writes the table there too.
+def table8_rows(runs: Sequence[Run]) -> list[Row]:
+    """Returns each cell of the table with the trainings that fill it.
 
-    Raises:
-        DataError: there is no such folder.
+    Args:
+        runs: those whose test ended first come first; of equal runs of one seed the last counts.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder of runs; train one, or run the demo")
-    runs = find_tested_runs(folder)
-    experiments = {
-        cell.name: scientific(to_dict(load_config(CONFIG_DIR / f"{cell.name}.yaml")))
-        for cell in TABLE8
-    }
-    rows = table8_rows(runs, experiments)
-    text = "Table 8 (arXiv:1803.08494), Kinetics-400, 10-clip accuracy in percent:\n\n"
-    text += format_table8(rows)
-    (folder / "table8.md").write_text(text + "\n", encoding="utf-8")
-    placed = {id(run) for _, run in rows if run}
-    others = [run for run in runs if id(run) not in placed]
-    if others:
-        text += "\n\nOther tested runs:\n\n" + format_others(others)
-    return text
-
-
-def find_tested_runs(folder: Path) -> list[TestedRun]:
-    """Returns the runs at any depth under `folder` that hold a finished test, oldest first."""
-    found = []
-    for path in folder.rglob("test.json"):
-        config, test = read_config(path.parent), read_json(path)
-        if config is not None and test is not None and _is_whole(test):
-            run = TestedRun(path.parent, scientific(config), test)
-            found.append((path.stat().st_mtime, str(path), run))
-    return [run for _, _, run in sorted(found, key=lambda entry: entry[:2])]
-
-
-def _is_whole(test: Mapping[str, Any]) -> bool:
-    """Returns whether a `test.json` holds all that a table shows."""
-    numbers = [test.get(key) for key in ("top1", "top5", "num_videos")]
-    return (
-        all(isinstance(number, int | float) for number in numbers)
-        and isinstance(test.get("failed"), list)
-        and "protocol" in test
-    )
+    rows = []
+    for cell in TABLE8:
+        found = [
+            run
+            for run in runs
+            if run.is_training and run.test and fills(run.config, _experiment(cell.name))
+        ]
+        rows.append(Row(cell, tuple(one_per_seed(found))))
+    return rows
 
 
 def fills(values: Mapping[str, Any], experiment: Mapping[str, Any]) -> bool:
@@ -123,57 +126,110 @@ def fills(values: Mapping[str, Any], experiment: Mapping[str, Any]) -> bool:
     return True
 
 
-def table8_rows(
-    runs: Sequence[TestedRun], experiments: Mapping[str, Mapping[str, Any]]
-) -> list[tuple[Cell, TestedRun | None]]:
-    """Returns each cell of the table with the newest run that fills it, or None.
-
-    Args:
-        runs: tested runs, oldest first.
-        experiments: scientific values of each cell's config, by its name.
-    """
-    rows = []
-    for cell in TABLE8:
-        found = [run for run in runs if fills(run.values, experiments[cell.name])]
-        rows.append((cell, found[-1] if found else None))
-    return rows
+def changes(rows: Sequence[Row]) -> list[Change]:
+    """Returns what 64 frames gain over 32, and what 4 clips lose against 8, for BN and GN."""
+    of_name = {row.cell.name: row for row in rows}
+    found = []
+    for what, before, after in CHANGES:
+        a, b = of_name[before], of_name[after]
+        ours = None
+        if a.top1 and b.top1 and a.top5 and b.top5:
+            ours = (b.top1.mean - a.top1.mean, b.top5.mean - a.top5.mean)
+        paper = (round(b.cell.top1 - a.cell.top1, 1), round(b.cell.top5 - a.cell.top5, 1))
+        found.append(Change(what, a.cell.norm, ours, paper))
+    return found
 
 
-def format_table8(rows: Sequence[tuple[Cell, TestedRun | None]]) -> str:
-    """Returns the table as markdown: ours, the paper's, and the difference."""
-    lines = [
-        "| frames | clips/GPU | norm | ours top-1 / top-5 | paper top-1 / top-5 | difference "
-        "| videos (failed) | clips/step |",
-        "|---:|---:|---|---:|---:|---:|---:|---:|",
+HEADER = (
+    *("frames", "clips/GPU", "norm", "ours top-1 / top-5", "paper top-1 / top-5", "difference"),
+    *("seeds", "videos (failed)", "clips/step"),
+)
+CHANGES_HEADER = ("change", "norm", "ours top-1 / top-5", "paper top-1 / top-5")
+
+
+def cells_of(row: Row) -> list[str]:
+    """Returns a row of the table as text, under `HEADER`."""
+    cell = row.cell
+    ours = difference = seeds = ""
+    if row.top1 and row.top5:
+        ours = f"{row.top1} / {row.top5}"
+        difference = points((row.top1.mean - cell.top1, row.top5.mean - cell.top5))
+        seeds = str(row.top1.seeds)
+    tests = [run.test for run in row.runs if run.test]
+    videos = _distinct(f"{test['num_videos']} ({len(test['failed'])})" for test in tests)
+    batch = _distinct(str(test.get("clips_per_step", "?")) for test in tests)
+    paper = f"{cell.top1:.1f} / {cell.top5:.1f}"
+    names = [str(cell.frames), str(cell.clips_per_gpu), cell.norm]
+    return [*names, ours, paper, difference, seeds, videos, batch]
+
+
+def cells_of_change(change: Change) -> list[str]:
+    """Returns a change as text, under `CHANGES_HEADER`."""
+    ours = points(change.ours) if change.ours else ""
+    return [change.what, change.norm, ours, points(change.paper)]
+
+
+def points(pair: tuple[float, float]) -> str:
+    """Returns a difference of top-1 and top-5 with signs: "+1.2 / -0.7"."""
+    return " / ".join(f"{round(value, 1) + 0.0:+.1f}" for value in pair)  # + 0.0: never "-0.0"
+
+
+def protocols(rows: Sequence[Row]) -> list[str]:
+    """Returns the test protocols of the runs in the table, each once."""
+    found = [str(run.test["protocol"]) for row in rows for run in row.runs if run.test]
+    return list(dict.fromkeys(found))
+
+
+def format_table8(rows: Sequence[Row]) -> str:
+    """Returns the table in markdown, with the changes and the protocols beneath it."""
+    parts = [
+        TITLE,
+        markdown_table(HEADER, [cells_of(row) for row in rows], words=0),
+        markdown_table(CHANGES_HEADER, [cells_of_change(c) for c in changes(rows)], words=2),
     ]
-    for cell, run in rows:
-        ours = difference = videos = batch = ""
-        if run:
-            top1, top5 = run.test["top1"], run.test["top5"]
-            ours = f"{top1:.1f} / {top5:.1f}"
-            difference = f"{top1 - cell.top1:+.1f} / {top5 - cell.top5:+.1f}"
-            videos = f"{run.test['num_videos']} ({len(run.test['failed'])})"
-            batch = run.test.get("clips_per_step", "")
-        paper = f"{cell.top1:.1f} / {cell.top5:.1f}"
-        lines.append(
-            f"| {cell.frames} | {cell.clips_per_gpu} | {cell.norm} | {ours} | {paper} "
-            f"| {difference} | {videos} | {batch} |"
-        )
-    return "\n".join(lines)
+    parts += [f"Protocol: {protocol}." for protocol in protocols(rows)]
+    return "\n\n".join(parts)
 
 
-def format_others(runs: Sequence[TestedRun]) -> str:
-    """Returns the runs that are no cell of the table, as a markdown table of their own."""
-    lines = [
-        "| run | norm | top-1 / top-5 | videos (failed) | protocol |",
-        "|---|---|---:|---:|---|",
-    ]
-    for run in runs:
-        test = run.test
-        lines.append(
-            f"| {run.folder.parent.name}/{run.folder.name} "
-            f"| {str(run.values.get('model.norm.kind', '')).upper()} "
-            f"| {test['top1']:.1f} / {test['top5']:.1f} "
-            f"| {test['num_videos']} ({len(test['failed'])}) | {test['protocol']} |"
-        )
-    return "\n".join(lines)
+def table8_csv(rows: Sequence[Row]) -> str:
+    """Returns the table and the changes as csv, every number in full."""
+    file = io.StringIO()
+    columns = ["name", "norm", "frames", "clips_per_gpu", "top1", "top1_deviation", "top5"]
+    columns += ["top5_deviation", "seeds", "paper_top1", "paper_top5", "videos", "failed"]
+    columns += ["clips_per_step", "protocol", "runs"]
+    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        cell = row.cell
+        known: dict[str, Any] = {
+            **{"name": cell.name, "norm": cell.norm, "frames": cell.frames},
+            **{"clips_per_gpu": cell.clips_per_gpu, "seeds": len(row.runs)},
+            **{"paper_top1": cell.top1, "paper_top5": cell.top5},
+        }
+        for key, ours in (("top1", row.top1), ("top5", row.top5)):
+            if ours:
+                deviation = ours.deviation if ours.seeds > 1 else ""
+                known |= {key: ours.mean, f"{key}_deviation": deviation}
+        tests = [run.test for run in row.runs if run.test]
+        known["videos"] = _distinct(str(test["num_videos"]) for test in tests)
+        known["failed"] = _distinct(str(len(test["failed"])) for test in tests)
+        known["clips_per_step"] = _distinct(str(test.get("clips_per_step", "?")) for test in tests)
+        known["protocol"] = _distinct(str(test["protocol"]) for test in tests)
+        known["runs"] = " ".join(run.name for run in row.runs)
+        writer.writerow(known)
+    for change in changes(rows):
+        ours = dict(zip(("top1", "top5"), change.ours or (), strict=False))
+        paper = dict(zip(("paper_top1", "paper_top5"), change.paper, strict=True))
+        writer.writerow({"name": change.what, "norm": change.norm, **ours, **paper})
+    return file.getvalue()
+
+
+def _distinct(texts: Any) -> str:
+    """Returns what differs among the seeds of a row, each text once."""
+    return ", ".join(dict.fromkeys(texts))
+
+
+@cache
+def _experiment(name: str) -> dict[str, Any]:
+    """Returns the scientific values of a cell's config."""
+    return scientific(to_dict(load_config(CONFIG_DIR / f"{name}.yaml")))

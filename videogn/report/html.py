@@ -1,0 +1,105 @@
+"""Pieces of HTML: everything in them that comes from outside is escaped here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from videogn.report.text import printable
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes:
+        text: as shown; from anywhere.
+        value: to sort by instead of the text.
+        css: classes of the cell.
+        markup: HTML to show instead of the text, made by us.
+    """
+
+    text: str = ""
+    value: float | None = None
+    css: str = ""
+    markup: str = ""
+
+
+def safe(text: object) -> str:
+    """Returns text for HTML; what cannot be shown is written as an escape."""
+    return escape(printable(str(text)))
+
+
+def section(title: str, *content: str, level: int = 3) -> str:
+    """Returns a part of the page under a heading; `content` is HTML."""
+    return f"<section><h{level}>{safe(title)}</h{level}>{''.join(content)}</section>"
+
+
+def paragraph(text: str) -> str:
+    """Returns a remark in plain words."""
+    return f'<p class="soft">{safe(text)}</p>'
+
+
+def chip(norm: str) -> str:
+    """Returns the name of a norm in its colour."""
+    return f'<span class="chip norm-{_word(norm)}">{safe(norm)}</span>'
+
+
+def table(
+    caption: str,
+    header: Sequence[str],
+    rows: Iterable[Sequence[str | Cell]],
+    *,
+    words: int = 1,
+    css: str = "",
+) -> str:
+    """Returns a table that can be sorted by every column.
+
+    Args:
+        caption: what it shows, for those who hear the page.
+        header: names of the columns.
+        rows: cells under them; the first one names the row.
+        words: columns at the left that hold words; the others hold numbers, set to the right.
+        css: classes of the table.
+    """
+    head = "".join(
+        f'<th scope="col"{_of_words(place < words)} aria-sort="none">'
+        f'<button type="button">{safe(name)}</button></th>'
+        for place, name in enumerate(header)
+    )
+    body = "".join(
+        f"<tr>{''.join(_cell(cell, place, words) for place, cell in enumerate(row))}</tr>"
+        for row in rows
+    )
+    return (
+        f'<div class="wide" role="region" aria-label="{safe(caption)}" tabindex="0">'
+        f'<table class="sortable {css}"><caption>{safe(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def embedded_json(value: Any) -> str:
+    """Returns a value as json that can stand in a script element: no name can end the element."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _cell(cell: str | Cell, place: int, words: int) -> str:
+    cell = Cell(cell) if isinstance(cell, str) else cell
+    tag, scope = ("th", ' scope="row"') if place == 0 else ("td", "")
+    value = "" if cell.value is None else f' data-value="{cell.value:.10g}"'
+    classes = " ".join(filter(None, (cell.css, "words" if place < words else "")))
+    css = f' class="{classes}"' if classes else ""
+    return f"<{tag}{scope}{value}{css}>{cell.markup or safe(cell.text)}</{tag}>"
+
+
+def _of_words(is_words: bool) -> str:
+    return ' class="words"' if is_words else ""
+
+
+def _word(norm: str) -> str:
+    """Returns a norm's name as part of a class name: a configuration may hold anything."""
+    return "".join(c for c in norm if c.isascii() and (c.isalnum() or c == "_"))

@@ -1,0 +1,166 @@
+"""The page of all runs: one HTML file that needs nothing else and may load nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from videogn.data.tables import write_text
+from videogn.report.data_set import data_set_part
+from videogn.report.explorer import Thumbnails
+from videogn.report.html import Cell, chip, paragraph, safe, section, table
+from videogn.report.palette import NORM_COLOURS
+from videogn.report.settings import Group
+from videogn.report.table8 import (
+    CHANGES_HEADER,
+    HEADER,
+    Row,
+    cells_of,
+    cells_of_change,
+    changes,
+    protocols,
+)
+
+
+def write_page(
+    path: Path,
+    *,
+    title: str,
+    rows: Sequence[Row],
+    groups: Sequence[Group],
+    problems: Sequence[str],
+    thumbnails: Thumbnails,
+) -> None:
+    """Writes the page to the file `path`.
+
+    Args:
+        path: of the page.
+        title: its heading.
+        rows: of Table 8.
+        groups: the runs by data set.
+        problems: what could not be read, a line each.
+        thumbnails: makes them.
+    """
+    parts = [_table8(rows)] + [
+        data_set_part(group, f"data{number}", thumbnails)
+        for number, group in enumerate(groups, start=1)
+    ]
+    if not any(row.runs for row in rows):  # the runs at hand first
+        parts = [*parts[1:], parts[0]]
+    body = [_head(title, groups), _problems(problems), *parts]
+    write_text(path, _document(title, "\n".join(part for part in body if part)))
+
+
+def _document(title: str, body: str) -> str:
+    """Returns the file: a policy in it forbids loading anything, and any script but ours."""
+    style, script = _resource("page.css") + _norm_colours(), _resource("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    policy += f"script-src 'sha256-{digest}'"
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{safe(title)}</title>\n<style>\n{style}</style></head>\n"
+        f"<body><main>\n{body}\n</main>\n<script>{script}</script></body></html>\n"
+    )
+
+
+def _resource(name: str) -> str:
+    return resources.files("videogn.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _norm_colours() -> str:
+    light = "".join(f".norm-{n} {{ --norm: {c}; }}\n" for n, (c, _) in NORM_COLOURS.items())
+    dark = "".join(f".norm-{n} {{ --norm: {c}; }}\n" for n, (_, c) in NORM_COLOURS.items())
+    return f"{light}@media (prefers-color-scheme: dark) {{\n{dark}}}\n"
+
+
+def _head(title: str, groups: Sequence[Group]) -> str:
+    runs = [run for group in groups for run in group.runs]
+    trained = sum(run.is_training for run in runs)
+    counts = [(trained, "run"), (len(runs) - trained, "further test"), (len(groups), "data set")]
+    said = ", ".join(f"{n} {what}{'s' if n != 1 else ''}" for n, what in counts if n)
+    links = [("table8", "Table 8")]
+    data = [(f"data{number}", group.title) for number, group in enumerate(groups, start=1)]
+    items = "".join(f'<li><a href="#{key}">{safe(name)}</a></li>' for key, name in data + links)
+    return (
+        f"<header><h1>{safe(title)}</h1>{paragraph(said or 'no runs yet')}"
+        f'<nav aria-label="Parts of this page"><ul>{items}</ul></nav></header>'
+    )
+
+
+def _problems(problems: Sequence[str]) -> str:
+    if not problems:
+        return ""
+    items = "".join(f"<li>{safe(problem)}</li>" for problem in problems)
+    text = section("What could not be read", f"<ul>{items}</ul>", level=2)
+    return text.replace("<section>", '<section class="problems">', 1)
+
+
+def _table8(rows: Sequence[Row]) -> str:
+    scale = _Scale(rows)
+    names = [*HEADER, "top-1"]
+    body = [
+        [
+            *(_number_first(cell) for cell in cells_of(row)[:2]),
+            Cell(row.cell.norm, markup=chip(row.cell.norm)),
+            *(_number_first(cell) for cell in cells_of(row)[3:]),
+            Cell(value=row.cell.top1, css="scale", markup=scale.markup(row)),
+        ]
+        for row in rows
+    ]
+    changed = [
+        [change[0], Cell(change[1], markup=chip(change[1])), *map(_number_first, change[2:])]
+        for change in map(cells_of_change, changes(rows))
+    ]
+    filled = any(row.runs for row in rows)
+    remark = (
+        ""
+        if filled
+        else paragraph("No run here is one of these experiments: the paper's numbers stand alone.")
+    )
+    return (
+        '<h2 id="table8">Table 8: I3D ResNet-50 on Kinetics-400</h2>'
+        + section(
+            "Accuracy of the 10-clip test, percent",
+            remark,
+            table("Table 8, ours beside the paper's", names, body, words=0),
+            paragraph("Ring: the paper's top-1. Dot: ours. The paper: arXiv:1803.08494."),
+            *(paragraph(f"Protocol: {protocol}.") for protocol in protocols(rows)),
+        )
+        + section(
+            "What the paper concludes from it: changes of top-1 / top-5, points",
+            table("Changes between cells of Table 8", CHANGES_HEADER, changed, words=2),
+        )
+    )
+
+
+def _number_first(text: str) -> Cell:
+    """Returns a cell such as "73.0 ± 0.2 / 90.6" that is sorted by its first number."""
+    try:
+        return Cell(text, value=float(text.split()[0]), css="nowrap")
+    except (IndexError, ValueError):
+        return Cell(text, css="nowrap")
+
+
+class _Scale:
+    """Places top-1 on a line that holds every number of the table."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        values = [row.cell.top1 for row in rows]
+        values += [row.top1.mean for row in rows if row.top1]
+        self.low, self.high = min(values), max(values)
+
+    def markup(self, row: Row) -> str:
+        """Returns a ring at the paper's top-1 and a dot at ours."""
+        marks = f'<i style="left:{self._share(row.cell.top1):.1f}%"></i>'
+        if row.top1:
+            marks += f'<i class="ours" style="left:{self._share(row.top1.mean):.1f}%"></i>'
+        return f'<span class="norm-{row.cell.norm}" aria-hidden="true">{marks}</span>'
+
+    def _share(self, value: float) -> float:
+        return 100 * (value - self.low) / (self.high - self.low)
