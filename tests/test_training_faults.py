@@ -1,0 +1,191 @@
+"""Runs whose numbers, memory or videos go bad: how they end, and what they leave."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.test_experiment import (
+    BN,
+    assert_same_result,
+    interrupt_at,
+    last,
+    make_root,
+    read_test,
+    records,
+    words,
+)
+from videogn import advice, cli
+from videogn.bad_samples import BadSamples
+from videogn.config import load_config
+from videogn.data.dataset import BadVideo
+from videogn.errors import DataError
+from videogn.model.i3d import I3DResNet
+from videogn.weights.load import read_weights
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_root(tmp_path_factory.mktemp("data") / "root")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    logger = logging.getLogger("videogn")
+    before = list(logger.handlers), logger.level
+    yield tmp_path
+    logger.handlers[:], logger.level = before[0], before[1]
+
+
+def in_forward(
+    monkeypatch: pytest.MonkeyPatch, number: int, harm: Callable[[Tensor], Tensor]
+) -> None:
+    """Has the training call number `number` of the network return what `harm` makes of it."""
+    plain, calls = I3DResNet.forward, []
+
+    def forward(self: I3DResNet, clips: Tensor) -> Tensor:
+        logits = plain(self, clips)
+        if self.training and torch.is_grad_enabled():
+            calls.append(1)
+            if len(calls) == number:
+                return harm(logits)
+        return logits
+
+    monkeypatch.setattr(I3DResNet, "forward", forward)
+
+
+def exhaust(_: Tensor) -> Tensor:
+    return torch.empty(2**62, dtype=torch.uint8)
+
+
+def train(root: Path, *more: str) -> int:
+    return cli.main(words(root, "run_dir=run", *more))
+
+
+def test_a_loss_gone_bad_ends_with_4_names_the_videos_and_keeps_the_checkpoint(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        in_forward(patch, 4, lambda logits: logits * torch.nan)
+        assert train(root) == 4
+    error = capsys.readouterr().err
+    assert "the loss of step 4 is nan at lr 0.02; nothing was updated or saved" in error
+    assert last(Path("run"))["step"] == 2
+    dump = json.loads(Path("run/diverged.json").read_text())
+    assert (dump["step"], dump["epoch"], dump["amp"], dump["lr"]) == (4, 1.0, "none", 0.02)
+    (rank,) = dump["ranks"]
+    assert len(rank["rows"]) == 2
+    assert rank["paths"] == [f"videos/train_{row}.mp4" for row in rank["rows"]]
+    assert train(root) == 0  # it was the machine: the same command goes on
+    assert cli.main(words(root, "run_dir=reference")) == 0
+    assert_same_result(Path("run"), Path("reference"))
+
+
+def test_exhausted_memory_ends_with_5_one_sentence_and_three_overrides(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        in_forward(patch, 3, exhaust)
+        assert train(root) == 5
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert error.startswith("error: out of memory in step 3 on cpu, after a peak of ")
+    assert error.endswith(
+        "GB; try optim.clips_per_gpu=1 optim.accumulate=2, or model.recompute=block, or "
+        "optim.amp=bf16"
+    )
+    assert last(Path("run"))["step"] == 2
+    assert train(root) == 0  # no batch was left out
+    assert cli.main(words(root, "run_dir=reference")) == 0
+    assert_same_result(Path("run"), Path("reference"))
+
+
+def test_memory_exhausted_in_a_test_names_overrides_of_tests(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(I3DResNet, "probs", lambda _, clips: exhaust(clips))
+    assert train(root, "optim.max_steps=1") == 5
+    error = capsys.readouterr().err
+    assert "out of memory in the test on cpu" in error
+    assert "try eval.views_per_forward=" in error
+
+
+def test_advice_on_memory_is_accepted_by_the_configuration(root: Path) -> None:
+    for more in ((), ("optim.clips_per_gpu=4", "data.clips_per_decode=4"), ("optim.amp=bf16",)):
+        command = words(root, *more)[2:]
+        config = load_config("demo.yaml", command)
+        for found in (advice.for_training_memory(config), advice.for_test_memory(config)):
+            assert len(found) == 3, found
+            for overrides in found:
+                load_config("demo.yaml", [*command, *overrides.split()])
+
+
+def test_advice_on_waiting_is_about_workers_until_the_cores_are_used(root: Path) -> None:
+    config = load_config("demo.yaml", words(root, "data.num_workers=3")[2:])
+    assert "raise data.num_workers from 3" in advice.for_waiting(config, cores=8)
+    assert "all 4 cores are used; re-encode" in advice.for_waiting(config, cores=4)
+
+
+# The average of the weights
+
+EMA = "optim.ema=0.7"
+
+
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 4])
+def test_average_and_clipping_go_on_to_the_bit(
+    step: int, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = (EMA, "optim.clip_grad=1", BN)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step)
+        assert train(root, *recipe) == 130
+    assert train(root, *recipe) == 0
+    assert cli.main(words(root, "run_dir=reference", *recipe)) == 0
+    assert_same_result(Path("run"), Path("reference"))
+    one, other = last(Path("run"))["ema"], last(Path("reference"))["ema"]
+    assert one.keys() == other.keys()
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert all(r["grad_norm"] > 0 for r in records(Path("run")) if r["split"] == "train")
+
+
+def test_the_average_is_what_is_tested_predicted_with_and_started_from(root: Path) -> None:
+    assert train(root, EMA) == 0
+    contents, path = last(Path("run")), "run/checkpoints/last.pt"
+    different = [k for k, v in contents["ema"].items() if not torch.equal(v, contents["model"][k])]
+    assert "conv1.weight" in different
+    assert cli.main(["test", "--ckpt", path, "--out", "again"]) == 0
+    assert read_test(Path("again")) == read_test(Path("run"))
+    assert read_test(Path("run"))["weights"] == "averaged"
+    predictions = [Path(f, "predictions.csv").read_bytes() for f in ("run", "again")]
+    assert predictions[0] == predictions[1]
+    weights = read_weights(path).tensors
+    assert torch.equal(weights["conv1.weight"], contents["ema"]["conv1.weight"])
+
+
+# Bad videos
+
+
+def bad(row: int) -> BadVideo:
+    return BadVideo(row, f"videos/{row}.mp4", "no such file")
+
+
+def test_bad_videos_are_counted_everywhere_and_listed_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "bad_samples.jsonl"
+    main = BadSamples(path, 10, max_fraction=0.2)
+    other = BadSamples(path, 10, max_fraction=0.2, is_main=False)
+    for samples in (main, other):
+        samples.note([bad(3), bad(3)])
+        samples.note([bad(3), bad(5)])
+    assert [json.loads(line)["row"] for line in path.read_text().splitlines()] == [3, 5]
+    for samples in (main, other):
+        with pytest.raises(DataError, match="3 of 10 training videos cannot be read"):
+            samples.note([bad(7)])
+    again = BadSamples(path, 10, max_fraction=0.2)  # on going on with the run
+    with pytest.raises(DataError):
+        again.note([])
