@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 
-from videogn.cli.arguments import takes_overrides
+from videogn.cli.arguments import count, takes_overrides
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     parser.add_argument("--cfg", required=True, help="a yaml file, or a name in configs/")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the plan; nothing is run or written"
+    )
+    parser.add_argument(
+        "--processes", type=count, metavar="N", help="with --dry-run: plan for so many"
+    )
     takes_overrides(parser)
 
 
@@ -18,6 +25,12 @@ def run(args: argparse.Namespace) -> None:
     from videogn.config import load_config
 
     config = load_config(args.cfg, args.overrides)  # a wrong key must not wait for torch
+    if args.dry_run:
+        from videogn.plan import plan
+
+        if os.environ.get("RANK", "0") == "0":
+            print(plan(config, args.processes or int(os.environ.get("WORLD_SIZE", "1"))))
+        return
 
     from videogn.experiment import run_training
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.error import FFmpegError
 
 from videogn.data.decode import DECODERS, open_video
 from videogn.data.synthetic import encode_video
@@ -49,7 +50,7 @@ def decoders(folder: Path) -> Iterator[Finding]:
     codec = "libx264" if _has("libx264", "w") else "mpeg4"
     try:
         encode_video(path, frames, codec=codec)
-    except (OSError, ValueError, av.error.FFmpegError) as error:
+    except (OSError, ValueError, FFmpegError) as error:
         advice = "pip install --force-reinstall av"
         yield Finding("decoders", "bad", f"no video could be made to try them: {error}", advice)
         return
