@@ -22,7 +22,7 @@ from videogn.engine.tracking import NullTracker, Tracker
 from videogn.engine.wandb_mirror import Limits, WandbMirror, without_home
 from videogn.errors import TrainingDivergedError
 
-QUICK = Limits(start=2.0, send=0.5, finish=20.0, leave=1.0)
+PATIENT = Limits(finish=30.0, leave=30.0)
 RECORDS: list[dict[str, Any]] = [
     {"step": step, "epoch": step / 4, "split": "train", "loss": 1.0 / step} for step in range(1, 6)
 ] + [{"step": 5, "epoch": 1.25, "split": "val", "val/error_1clip_aug": 50.0}]
@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def mirror(
-    folder: Path, mode: str = "offline", *, limits: Limits = QUICK, **options: Any
+    folder: Path, mode: str = "offline", *, limits: Limits = PATIENT, **options: Any
 ) -> WandbMirror:
     return WandbMirror(
         folder, mode=mode, project="p", config={"a": {"b": 1}}, limits=limits, **options
@@ -95,7 +95,7 @@ def test_an_offline_run_holds_all_and_can_be_uploaded(
 
 
 def diverge(folder: Path) -> None:
-    with Tracker(folder, mirror(folder, limits=Limits(leave=20.0))) as tracker:
+    with Tracker(folder, mirror(folder)) as tracker:
         tracker.log(RECORDS[0])
         raise TrainingDivergedError("the loss of step 7 is nan")
 
@@ -203,7 +203,8 @@ def test_a_server_that_is_not_there_costs_nothing_but_a_line(
         monkeypatch.setenv("WANDB_BASE_URL", address)
         monkeypatch.setenv("WANDB_API_KEY", "c" * 40)
         begin = time.monotonic()
-        with Tracker(folder, mirror(folder, "online")) as tracker:
+        limits = Limits(start=2.0, finish=30.0)
+        with Tracker(folder, mirror(folder, "online", limits=limits)) as tracker:
             for record in RECORDS:
                 tracker.log(record)
             assert time.monotonic() - begin < 1.0  # the training did not wait
