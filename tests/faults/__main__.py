@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,18 +21,19 @@ from tests.faults.groups import GROUPS, Terms
 from tests.faults.table import Finding, as_markdown, as_text
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Returns 1 if a fault was lost."""
+    words = list(sys.argv[1:] if words is None else words)
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    words = ", ".join(f"{name} ({what})" for name, (what, _) in GROUPS.items())
+    groups = ", ".join(f"{name} ({what})" for name, (what, _) in GROUPS.items())
     # No choices=: argparse would then refuse to be given none.
-    parser.add_argument("group", nargs="*", help=f"faults of what, all by default: {words}")
+    parser.add_argument("group", nargs="*", help=f"faults of what, all by default: {groups}")
     parser.add_argument("--quick", action="store_true", help="a few of every row")
     parser.add_argument("--only", default="", help="faults whose row or name holds these words")
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time")
     parser.add_argument("--out", type=Path, help="a file for the table as markdown")
     parser.add_argument("-v", "--verbose", action="store_true", help="a line for every fault")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     unknown = [name for name in arguments.group if name not in GROUPS]
     if unknown:
         parser.error(f"there is no group {unknown[0]!r}; there are {', '.join(GROUPS)}")
@@ -50,7 +52,8 @@ def main() -> int:
         shutil.rmtree(folder, ignore_errors=True)
     sys.stdout.write(as_text(findings) + "\n")
     if arguments.out:
-        arguments.out.write_text(as_markdown(findings, time.monotonic() - begin), encoding="utf-8")
+        text = as_markdown(findings, time.monotonic() - begin, words)
+        arguments.out.write_text(text, encoding="utf-8")
     return any(finding.problem for finding in findings)
 
 

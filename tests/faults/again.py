@@ -80,7 +80,7 @@ def _second(references: References) -> Callable[[Path], Waiting[None]]:
         # So slow that it outlives the other's patience of 10 s.
         slow = slow_items("build_train_loader", 0.8, folder / "mark")
         first = start(words, folder, sabotage=slow)
-        yield from until(lambda: logged(folder / "run") >= 2, first, "record 2")
+        yield from until(lambda: logged(folder / "run") >= 2, first, "step 2")
         second = start(words, folder)
         codes = yield from ended(second, 30)
         if codes != [2]:

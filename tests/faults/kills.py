@@ -88,7 +88,7 @@ def _until_moment(job: Job, folder: Path, moment: str, rng: random.Random) -> Wa
         yield from pause(rng.uniform(0, 0.5))
     elif moment == _STEP:
         goal = logged(folder / "run") + rng.randrange(2, 8)
-        yield from until(lambda: logged(folder / "run") >= goal, job, f"record {goal}")
+        yield from until(lambda: logged(folder / "run") >= goal, job, f"step {goal}")
     elif moment == _TEST:
         mark = folder / "tested"
         mark.unlink(missing_ok=True)

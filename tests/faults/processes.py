@@ -128,7 +128,7 @@ def _torchrun(references: References) -> Callable[[Path], Waiting[None]]:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         command = references.words(f"rank_timeout={_TIMEOUT}")
         job = start_script(command, folder, *launcher, "--max-restarts", "1")
-        yield from until(lambda: logged(folder / "run") >= 5, job, "record 5")
+        yield from until(lambda: logged(folder / "run") >= 5, job, "step 5")
         _kill_rank_1(job)
         codes = yield from ended(job)  # not `expect`: the launcher prints tracebacks of its own
         if codes != [0]:
@@ -188,7 +188,7 @@ def _statistics(references: References, precise: int, save: int, folder: Path) -
     unbroken = yield from references.unbroken(*norm, world=2)
     command = references.words(*norm, f"save_every_steps={save}")
     job = start(command, folder, world=2)
-    yield from until(lambda: logged(folder / "run") >= 8, job, "record 8")
+    yield from until(lambda: logged(folder / "run") >= 8, job, "step 8")
     job.kill()
     yield from ended(job, 10)
     if save < 100:

@@ -98,19 +98,12 @@ class References:
 
 
 def logged(run: Path) -> int:
-    """How many records a run has written."""
+    """The last step that a run has written a record of, 0 before the first."""
     try:
-        return (run / "metrics.jsonl").read_bytes().count(b"\n")
-    except OSError:
+        whole, _, _ = (run / "metrics.jsonl").read_text(encoding="utf-8").rpartition("\n")
+        return json.loads(whole.rpartition("\n")[2])["step"] if whole else 0
+    except (OSError, ValueError):  # not there, or being written
         return 0
-
-
-def says(run: Path, words: str) -> bool:
-    """Whether the log of a run holds `words`."""
-    try:
-        return words in (run / "log.txt").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
 
 
 def expect_same(job: Job, folder: Path, unbroken: Path) -> Waiting[None]:

@@ -54,7 +54,7 @@ def _signalled(
         job = start(words, folder, world=world, sabotage=slow)
         yield from until(mark.exists, job, phase)
         if phase == "training":
-            yield from until(lambda: logged(run) >= 5, job, "record 5")
+            yield from until(lambda: logged(run) >= 5, job, "step 5")
         elif phase == "test":  # of five videos, so that there is a middle
             yield from until(lambda: len(mark.read_text().splitlines()) >= 2, job, "two videos")
         steps = logged(run)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -66,13 +65,13 @@ def as_text(findings: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
-def as_markdown(findings: Sequence[Finding], seconds: float) -> str:
-    """The table for the README, with where, when and how it came about."""
+def as_markdown(findings: Sequence[Finding], seconds: float, words: Sequence[str]) -> str:
+    """The table for the README, with where, when and by which `words` of the program it came."""
     versions = ", ".join(f"{name} {_version(name)}" for name in _LIBRARIES)
     lines = [
         "# Faults injected into runs",
         "",
-        f"`python -m tests.faults {' '.join(sys.argv[1:])}`".replace(" `", "`"),
+        f"`{' '.join(['python -m tests.faults', *words])}`",
         "",
         f"{time.strftime('%Y-%m-%d')}, {_processor()}, {platform.system()}, Python "
         f"{platform.python_version()}, {versions}; {seconds:.0f} s.",
