@@ -892,27 +892,3 @@ def test_a_training_video_in_validation_is_refused(
     assert "train.csv:5" in message
     assert "is also in validation" in message
     assert not Path("runs").exists()
-
-
-@pytest.mark.slow
-def test_a_signal_during_the_final_test_ends_with_130_too(root: Path, here: Path) -> None:
-    """The last checkpoint is saved by then, and the same command goes on with the test."""
-    (here / "stopped.py").write_text(
-        "import os, signal, sys\n"
-        "from videogn import cli, testing\n"
-        "def evaluate(*_, **__):\n"
-        "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "testing.evaluate = evaluate\n"
-        "sys.exit(cli.main(sys.argv[1:]))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "stopped.py", *words(root, "optim.max_steps=1")],
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    (path,) = Path("runs").glob("thin/*/checkpoints/last.pt")
-    assert checkpoint.load(path)["step"] == 1
-    assert done.returncode == 130

@@ -147,6 +147,55 @@ def test_records_of_later_steps_and_cut_lines_are_dropped(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_was_not_measured_yet_is_dropped_of_the_step_gone_on_from(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [
+        '{"step": 4, "split": "val"}',
+        '{"step": 8, "split": "train"}',
+        '{"step": 8, "split": "val"}',
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    rewind_records(path, 8)
+    assert path.read_text().splitlines() == lines
+    rewind_records(path, 8, measured=False)
+    assert path.read_text().splitlines() == lines[:2]
+
+
+def place(name: str, step: int, *overrides: str) -> str:
+    """The name of the folder of a test with `overrides`."""
+    stored = to_dict(config(*RESOLVED))
+    path = Path("run") / "checkpoints" / name
+    folder = runs.test_folder(path, step, to_dict(config(*RESOLVED, *overrides)), stored)
+    assert folder.parent == Path("run")
+    return folder.name
+
+
+def test_a_test_has_a_folder_named_after_what_it_is() -> None:
+    assert place("last.pt", 600) == "test_last_000000600_10xfull_nonlocal_256"
+    assert place("step_000000600.pt", 600) == "test_step_000000600_10xfull_nonlocal_256"
+    other = place("best.pt", 600, "eval.crops=three", "eval.num_clips=2", "data.num_workers=3")
+    assert other == "test_best_000000600_2xthree_nonlocal_256"
+    named = place("best.pt", 600, "data.root=/data/of others", "data.num_frames=32")
+    assert named.startswith(
+        "test_best_000000600_10xfull_nonlocal_256_num_frames-32_root--data-of-others_"
+    )
+
+
+def test_different_tests_have_different_folders() -> None:
+    names = [
+        place("last.pt", 600),
+        place("last.pt", 800),
+        place("best.pt", 600),
+        place("last.pt", 600, "data.num_frames=32"),
+        place("last.pt", 600, "data.frame_stride=2"),
+        place("last.pt", 600, "data.root=/a/b"),
+        place("last.pt", 600, "data.root=/a-b"),
+        place("last.pt", 600, "data.root=/c/" + "d" * 40),
+        place("last.pt", 600, "data.root=/e/" + "d" * 40),
+    ]
+    assert len(set(names)) == len(names)
+
+
 def test_rewinding_before_anything_was_logged(tmp_path: Path) -> None:
     rewind_records(tmp_path / "metrics.jsonl", 40)
     assert not list(tmp_path.iterdir())

@@ -101,6 +101,14 @@ def test_lines_are_appended_whole_or_not_at_all(tmp_path: Path) -> None:
     assert path.read_text().splitlines() == ["1" * 500, "2" * 400, "4", "5"]
 
 
+def test_a_device_without_room_is_named_too(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space") as caught:
+        append_line(path, "1")
+    assert caught.value.filename == str(path)
+
+
 def test_a_folder_is_made_and_probed_before_it_is_needed(tmp_path: Path) -> None:
     require_writable(tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []

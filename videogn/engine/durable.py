@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -50,7 +50,8 @@ def append_line(path: Path, line: str) -> None:
             if file.write(data) < len(data):  # what was left of the disk
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            file.truncate(size)
+            with suppress(OSError):  # no file, but a pipe or a device
+                file.truncate(size)
             raise OSError(error.errno, error.strerror, str(path)) from error
 
 
