@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,9 +47,15 @@ class Counts:
 
 
 def counts(findings: Sequence[Finding]) -> Iterator[Counts]:
-    """One line a row, in the order of their first findings, and one for all together."""
-    order = {finding.row: place for place, finding in reversed(list(enumerate(findings)))}
-    for row, group in groupby(sorted(findings, key=lambda f: order[f.row]), lambda f: f.row):
+    """One line a row, letters in the order in which they came first, and one for all together."""
+    letters = "".join(finding.row[0] for finding in findings)
+
+    def place(finding: Finding) -> tuple[int, int, str]:
+        number = re.match(r".(\d*)", finding.row)
+        assert number is not None
+        return letters.index(finding.row[0]), int(number[1] or 0), finding.row
+
+    for row, group in groupby(sorted(findings, key=place), lambda finding: finding.row):
         yield _line(row, list(group))
     yield _line("all", findings)
 

@@ -82,7 +82,7 @@ def test_the_program_ends_with_1_and_says_what_was_lost(
     out = tmp_path / "table.md"
     assert program.main(["one"]) == 0
     assert program.main(["--out", str(out)]) == 1
-    assert "LOST: R2 b: y: is | lost\n" in capsys.readouterr().out
+    assert "LOST: R12 b: y: is | lost\n" in capsys.readouterr().out
     assert f"`python -m tests.faults --out {out}`\n" in out.read_text(encoding="utf-8")
 
 
@@ -240,25 +240,31 @@ def test_what_takes_too_long_is_lost_and_killed(tmp_path: Path) -> None:
 
 FINDINGS = [
     Finding("R1 a", "x", ""),
-    Finding("R2 b", "y", "is | lost", count=2),
+    Finding("R12 b", "y", "is | lost", count=2),
+    Finding("R2 c", "w", ""),
     Finding("R1 a", "z", "", count=3),
+    Finding("D7 d", "v", ""),
 ]
 
 
 def test_the_table_counts_faults_by_row() -> None:
     lines = as_text(FINDINGS).splitlines()
-    assert [line.split()[-3:] for line in lines[1:]] == [
-        ["4", "4", "0"],
-        ["2", "0", "2"],
-        ["6", "4", "2"],
+    assert [line.split() for line in lines[1:]] == [
+        ["R1", "a", "4", "4", "0"],
+        ["R2", "c", "1", "1", "0"],
+        ["R12", "b", "2", "0", "2"],
+        ["D7", "d", "1", "1", "0"],
+        ["all", "8", "6", "2"],
     ]
-    assert [line.split()[0] for line in lines[1:]] == ["R1", "R2", "all"]
 
 
 def test_the_markdown_names_where_it_was_measured_and_what_was_lost() -> None:
     text = as_markdown(FINDINGS, 12.3, ["runs"])
-    assert "| R1 a | 4 | 4 | 0 |\n| R2 b | 2 | 0 | 2 |\n| all | 6 | 4 | 2 |\n" in text
-    assert "- lost: R2 b: y: is | lost\n" in text
+    assert (
+        "| R2 c | 1 | 1 | 0 |\n| R12 b | 2 | 0 | 2 |\n| D7 d | 1 | 1 | 0 |\n| all | 8 | 6 | 2 |\n"
+        in text
+    )
+    assert "- lost: R12 b: y: is | lost\n" in text
     assert f"torch {metadata.version('torch')}" in text
     assert "cores of" in text
     assert "12 s" in text
