@@ -17,10 +17,13 @@ from tests.report.page_runs import EVIL, EVIL_RUN, write_runs
 from tests.report.run_folders import write_curve, write_run
 from videogn.cli import main
 from videogn.report.curves import ticks
+from videogn.report.data_set import data_set_part
 from videogn.report.explorer import Thumbnails
 from videogn.report.html import embedded_json
 from videogn.report.palette import NORM_COLOURS, OTHER_COLOURS
 from videogn.report.predictions import read_predictions
+from videogn.report.records import find_runs
+from videogn.report.settings import by_data_set
 from videogn.report.write import write_report
 
 VOID = {"meta", "br", "img", "input", "link"}
@@ -241,6 +244,15 @@ def test_the_room_for_thumbnails_is_kept_to(runs: Path) -> None:
     assert Thumbnails(wanted=0).of("v0.mp4", runs.parent / "mine") == {}
 
 
+def test_a_data_set_too_large_for_the_page_is_left_out_with_a_word(runs: Path) -> None:
+    [group] = by_data_set(find_runs(runs).runs)
+    thumbnails = Thumbnails(wanted=0, page=100)
+    part = data_set_part(group, "x", thumbnails)
+    assert "Left out to keep the page under 10 MB" in part
+    assert "<script" not in part
+    assert thumbnails.page == 100
+
+
 def test_the_text_names_files_tests_and_what_is_broken(text: str, runs: Path) -> None:
     assert "Other tested runs:" in text
     assert f"| {EVIL_RUN}/test_last (test) | GN   |   33.3 / 83.3 |" in text
@@ -285,6 +297,7 @@ def test_an_empty_folder_gives_the_papers_table(
     [
         (0.0, 100.0, [0, 20, 40, 60, 80, 100]),
         (16.7, 58.3, [10, 20, 30, 40, 50, 60]),
+        (0.0, 109.0, [0, 20, 40, 60, 80, 100, 120]),
         (0.0, 14.0, [0, 5, 10, 15]),
         (50.0, 50.0, [50, 51]),
         (0.0, 0.0, [0.0, 0.02]),

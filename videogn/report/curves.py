@@ -20,7 +20,7 @@ class _Scale:
         last, low, high = bounds(drawn)
         self.epochs = ticks(0.0, last or 1.0)
         self.errors = ticks(low, high)
-        self.last = max(last, self.epochs[-1]) or 1.0
+        self.last = last or 1.0
         self.low, self.high = min(low, self.errors[0]), max(high, self.errors[-1])
 
     def x(self, epoch: float) -> float:
@@ -41,10 +41,10 @@ def curves(drawn: Sequence[Panel]) -> str:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Returns about five round numbers from at most `low` to at least `high`."""
+    """Returns about six round numbers from at most `low` to at least `high`."""
     span = high - low or max(abs(high), 1.0) / 10
-    power = 10.0 ** math.floor(math.log10(span / 5))
-    step = next(power * k for k in (1, 2, 5, 10) if power * k >= span / 5 * (1 - 1e-9))
+    power = 10.0 ** math.floor(math.log10(span / 6))
+    step = next(power * k for k in (1, 2, 5, 10) if power * k >= span / 6 * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [number * step for number in range(first, max(last, first + 1) + 1)]
 

@@ -18,6 +18,7 @@ from videogn.report.html import Cell, chip, embedded_json, paragraph, safe, sect
 from videogn.report.records import Run
 from videogn.report.settings import Group, Spread, by_setting, differing_values, result
 
+_ANSWERS = "Answers of the test"
 _LISTED_BAD = 100
 _COST_NOTE = (
     "The steps alone; monitoring, checkpoints and the test come on top. Core hours are those of "
@@ -113,7 +114,13 @@ def _explorer(runs: Sequence[Run], thumbnails: Thumbnails) -> str:
     if not tested:
         return ""
     videos, why = video_folder(tested) if thumbnails.wanted else (None, "")
-    data = explorer_data(tested, thumbnails, videos)
+    data = embedded_json(explorer_data(tested, thumbnails, videos))
+    if len(data) > thumbnails.page:
+        return section(
+            _ANSWERS,
+            paragraph("Left out to keep the page under 10 MB; report on fewer runs at once."),
+        )
+    thumbnails.page -= len(data)
     names = [run.name for run in tested]
     first, second = _most_telling(tested)
     without = sum(run.test is not None for run in runs) - len(tested)
@@ -124,13 +131,13 @@ def _explorer(runs: Sequence[Run], thumbnails: Thumbnails) -> str:
         else "",
     ]
     class_table = table(
-        "Accuracy of each class", ["class", "videos", "A, %", "B, %", "B - A"], []
+        "Accuracy of each class", ["class", "B - A", "A, %", "B, %", "videos"], []
     ).replace('class="wide"', 'class="wide tall"')
     pair_table = table(
         "Most confused pairs", ["true class", "taken for", "videos", "% of the class"], [], words=2
     )
     return section(
-        "Answers of the test",
+        _ANSWERS,
         '<div class="explorer">'
         f'<div class="menus">{_menu("Run A", names, first)}{_menu("Run B", names, second)}'
         '<button type="button" aria-pressed="false">Pause thumbnails</button></div>',
@@ -144,7 +151,7 @@ def _explorer(runs: Sequence[Run], thumbnails: Thumbnails) -> str:
         paragraph(
             "Whether two runs truly differ: python run.py compare A B, with an interval and a test."
         ),
-        f'<script type="application/json">{embedded_json(data)}</script></div>',
+        f'<script type="application/json">{data}</script></div>',
     )
 
 

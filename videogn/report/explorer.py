@@ -15,23 +15,22 @@ from videogn.report.records import Run
 from videogn.report.text import printable
 from videogn.report.thumbnails import thumbnail
 
-# Up to 200 kB a run on Kinetics: what is beyond would make the page too large for a telephone.
-MAX_RUNS = 16
+MAX_RUNS = 24  # of a data set; at 40 to 200 kB each on Kinetics
 
 
 @dataclass
 class Thumbnails:
-    """Makes thumbnails until there is no room for more.
+    """Makes thumbnails until there is no room for more, and keeps the page under 10 MB.
 
     Attributes:
         wanted: videos of each kind to show for a run; 0 for no thumbnails at all.
         room: bytes of the page that are left for them.
-        seconds: what is left of the time for them.
+        page: bytes that are left for all that the menus choose from, thumbnails included.
     """
 
     wanted: int
     room: int = 4_000_000
-    made: int = 0
+    page: int = 9_000_000
     _known: dict[tuple[Path, str], dict[str, Any]] = field(default_factory=dict)
 
     def of(self, path: str, videos: Path | None) -> dict[str, Any]:
@@ -52,7 +51,6 @@ class Thumbnails:
             return {"missing": _short_reason(error)}
         text = base64.b64encode(made.jpeg).decode("ascii")
         self.room -= len(text)
-        self.made += 1
         size = {"frames": made.frames, "width": made.width, "height": made.height}
         return {"strip": f"data:image/jpeg;base64,{text}", **size}
 

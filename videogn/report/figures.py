@@ -73,14 +73,14 @@ def draw_fig7(groups: Sequence[tuple[str, Sequence[Run]]]) -> Figure | None:
 def draw_table8(rows: Sequence[Row]) -> Figure:
     """Returns the table with a scale of top-1 beside it: rings are the paper's, dots ours."""
     with mpl.rc_context(_STYLE):
-        figure = _figure(8.6, 3.2)
+        figure = _figure(9.2, 3.2)
         ax = figure.subplots()
         for place, row in enumerate(rows):
             _draw_row(ax, -place, row)
         ax.set_ylim(-len(rows) + 0.4, 1.1)
         ax.set_yticks([-place for place in range(len(rows))], [_name_of(row) for row in rows])
         ax.tick_params(axis="y", length=0)
-        for place, text in ((1.05, "ours"), (1.33, "paper")):
+        for place, text in ((1.05, "ours"), (1.46, "paper")):
             ax.text(
                 place, 0.72, text, transform=ax.get_yaxis_transform(), color=_SOFT, fontsize=8.5
             )
@@ -133,7 +133,7 @@ def _draw_row(ax: Axes, y: float, row: Row) -> None:
         spread = row.top1.deviation if row.top1.seeds > 1 else 0
         ax.errorbar(row.top1.mean, y, xerr=spread, marker="o", markersize=5, color=colour)
     _, _, _, ours, paper, *_ = cells_of(row)
-    for place, text in ((1.05, ours or "not run"), (1.33, paper)):
+    for place, text in ((1.05, ours or "not run"), (1.46, paper)):
         ax.text(
             place,
             y,

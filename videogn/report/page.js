@@ -128,23 +128,23 @@ function counts(run, number) {
 
 function classRows(data, a, b) {
   const [of_a, of_b] = [a, b].map((run) => counts(run, data.classes.length));
-  const rows = data.classes.map((name, id) => {
+  const classes = data.classes.map((name, id) => {
     const number = of_a.videos[id];
-    if (!number) return null;
     const [x, y] = [of_a.right[id] / number, of_b.right[id] / number];
-    const change = 100 * (y - x);
+    return { name, number, x, y, change: 100 * (y - x), size: Math.abs(100 * (y - x)) };
+  }).filter(({ number }) => number);
+  classes.sort((one, other) => other.size - one.size || one.x - other.x);
+  const largest = Math.max(...classes.map(({ size }) => size), 1);
+  return classes.map(({ name, number, x, y, change, size }) => {
     const bar = make("i", change < 0 ? { class: "less" } : {});
-    bar.style.width = `${Math.abs(change) / 2}%`;
-    bar.style.left = `${50 + Math.min(change, 0) / 2}%`;
+    const width = 50 * size / largest;
+    bar.style.width = `${width}%`;
+    bar.style.left = `${change < 0 ? 50 - width : 50}%`;
     const told = make("td", { "data-value": change, class: "nowrap" }, signed(change),
       make("span", { class: "change", "aria-hidden": "true" }, bar));
-    const cells = [number, percent(x), percent(y)].map((value) => make("td", {}, String(value)));
-    const row = make("tr", {}, make("th", { scope: "row" }, name), ...cells, told);
-    return { row, size: Math.abs(change), accuracy: x };
+    const cells = [percent(x), percent(y), number].map((value) => make("td", {}, String(value)));
+    return make("tr", {}, make("th", { scope: "row" }, name), told, ...cells);
   });
-  const listed = rows.filter(Boolean);
-  listed.sort((one, other) => other.size - one.size || one.accuracy - other.accuracy);
-  return listed.map(({ row }) => row);
 }
 
 function pairRows(data, run) {
@@ -192,8 +192,10 @@ function drawMatrix(box, data, run) {
   for (const { label, said, times } of pairs) {
     const share = times / videos[label];
     const [x, y] = [margin + size * (said < 0 ? number : said), margin + size * label];
-    const rect = draw("rect", { class: "cell", x, y, width: size * 0.96, height: size * 0.96,
-      "fill-opacity": (0.12 + 0.88 * share).toFixed(3) });
+    const side = Math.max(size * 0.96, 2);  // one of 400 classes would hardly be seen
+    const faintest = size < 8 ? 0.4 : 0.12;
+    const rect = draw("rect", { class: "cell", x, y, width: side, height: side,
+      "fill-opacity": (faintest + (1 - faintest) * share).toFixed(3) });
     rect.dataset.said = `${data.classes[label]}, taken for ` +
       `${said < 0 ? "nothing: could not be read" : data.classes[said]}: ` +
       `${times} of ${videosOf(videos[label])} (${percent(share)} %)`;
@@ -232,8 +234,8 @@ function videoCard(data, video, runs) {
     if (said) {
       const [id, probability, ofLabel] = said;
       line.append(make("span", { class: id === video.label ? "up" : "down" }, data.classes[id]),
-        ` ${percent(probability)} %`);
-      if (id !== video.label && ofLabel !== null) line.append(`, true one ${percent(ofLabel)} %`);
+        ` ${percent(probability)}\u00a0%`);
+      if (id !== video.label && ofLabel !== null) line.append(`, true one ${percent(ofLabel)}\u00a0%`);
     } else {
       line.append("could not be read");
     }
@@ -263,6 +265,7 @@ function setUpExplorer(root) {
   }
 
   const button = find(".menus button");
+  button.hidden = !data.videos.some(({ strip }) => strip);
   function pause(yes) {
     root.classList.toggle("paused", yes);
     button.setAttribute("aria-pressed", yes);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -44,13 +44,15 @@ def write_page(
         problems: what could not be read, a line each.
         thumbnails: makes them.
     """
-    parts = [_table8(rows)] + [
-        data_set_part(group, f"data{number}", thumbnails)
+    table8 = {"table8": ("Table 8", _table8(rows))}
+    data_sets = {
+        f"data{number}": (group.title, data_set_part(group, f"data{number}", thumbnails))
         for number, group in enumerate(groups, start=1)
-    ]
-    if not any(row.runs for row in rows):  # the runs at hand first
-        parts = [*parts[1:], parts[0]]
-    body = [_head(title, groups), _problems(problems), *parts]
+    }
+    filled = any(row.runs for row in rows)
+    parts = table8 | data_sets if filled else data_sets | table8  # what is at hand comes first
+    names = {anchor: name for anchor, (name, _) in parts.items()}
+    body = [_head(title, groups, names), _problems(problems), *(part for _, part in parts.values())]
     write_text(path, _document(title, "\n".join(part for part in body if part)))
 
 
@@ -79,14 +81,12 @@ def _norm_colours() -> str:
     return f"{light}@media (prefers-color-scheme: dark) {{\n{dark}}}\n"
 
 
-def _head(title: str, groups: Sequence[Group]) -> str:
+def _head(title: str, groups: Sequence[Group], names: Mapping[str, str]) -> str:
     runs = [run for group in groups for run in group.runs]
     trained = sum(run.is_training for run in runs)
     counts = [(trained, "run"), (len(runs) - trained, "further test"), (len(groups), "data set")]
     said = ", ".join(f"{n} {what}{'s' if n != 1 else ''}" for n, what in counts if n)
-    links = [("table8", "Table 8")]
-    data = [(f"data{number}", group.title) for number, group in enumerate(groups, start=1)]
-    items = "".join(f'<li><a href="#{key}">{safe(name)}</a></li>' for key, name in data + links)
+    items = "".join(f'<li><a href="#{key}">{safe(name)}</a></li>' for key, name in names.items())
     return (
         f"<header><h1>{safe(title)}</h1>{paragraph(said or 'no runs yet')}"
         f'<nav aria-label="Parts of this page"><ul>{items}</ul></nav></header>'

@@ -14,7 +14,7 @@ from videogn.errors import DataError
 _COLUMNS = ("path", "label", "prediction", "probability", "correct", "top5", "failed")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """What a test said of one video.
 
