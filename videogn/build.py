@@ -35,7 +35,7 @@ from videogn.engine.distributed import Ranks
 from videogn.engine.ema import Ema
 from videogn.engine.schedule import Schedule, parameter_groups
 from videogn.engine.state import TrainOptions, TrainState
-from videogn.engine.wandb_mirror import WandbMirror
+from videogn.engine.wandb_mirror import Limits, WandbMirror
 from videogn.errors import ConfigError
 from videogn.model.i3d import ARCHS, I3DResNet
 from videogn.model.norm import NormFactory, norm_factory, norm_layers
@@ -376,6 +376,7 @@ def build_mirror(
         group=w.group or config.name,
         tags=[*w.tags, norm, f"{config.data.num_frames} frames", batch],
         job_type=job_type,
+        limits=Limits(finish=600.0) if w.artifacts else Limits(),  # 225 MB each
     )
 
 

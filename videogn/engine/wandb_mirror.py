@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -224,7 +225,8 @@ class WandbMirror:
         if self._socket:
             self._socket.close()
             self._process.kill()
-            self._process.wait()
+            with suppress(subprocess.TimeoutExpired):  # it hangs in the kernel
+                self._process.wait(self.limits.send)
         self._socket = None
 
 
