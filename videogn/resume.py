@@ -90,6 +90,7 @@ def require_same_function(
     have = complete_fingerprint(contents["fingerprint"])
     wanted = build.fingerprint(config, model)
     differ = [key for key in wanted if have.get(key) != wanted[key]]
+    differ.sort(key="window".__eq__)  # last: it follows from others, and is no key of a config
     if differ:
         raise CheckpointError(
             f"{path} was trained with {differ[0]}={have.get(differ[0])}, not "

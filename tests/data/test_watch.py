@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from tests.videos import SIDE, write_numbered
 from videogn.data import watch
@@ -83,6 +85,27 @@ def items(
     clips = TrainClips(manifest, SPEC, open_video=opened, seed=0, replace=True)
     keys = keyed_batches(rows, 2, epoch=0)
     return clip_loader(clips, keys, num_workers=num_workers, pin=False, timeout=0.3)
+
+
+def told_to_end(*, start: Callable[[int], None], worker: int) -> None:
+    """What a worker goes through when the whole group is signalled while it starts."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        sent(number)
+    start(worker)
+
+
+def test_a_signal_to_the_group_while_workers_start_is_left_to_the_main_process(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain_init, before = DataLoader.__init__, signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    def init(self: DataLoader, *args: Any, worker_init_fn: Any, **more: Any) -> None:
+        start = partial(told_to_end, start=worker_init_fn)
+        plain_init(self, *args, worker_init_fn=lambda worker: start(worker=worker), **more)
+
+    monkeypatch.setattr(DataLoader, "__init__", init)
+    assert len(list(items(manifest, lambda: None, num_workers=2, test=False))) == 3
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
 FATES = {

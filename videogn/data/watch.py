@@ -117,7 +117,7 @@ class WatchedBatches(Iterator[Any]):
         limit: float | None,
     ) -> None:
         before = set(multiprocessing.active_children())
-        with _sigchld_as_it_is():
+        with _sigchld_as_it_is(), _held_back():
             self._items = iter(loader)
         started = [p for p in multiprocessing.active_children() if p not in before]
         self._watch = _Watch(board, started, name_of, limit)
@@ -247,6 +247,21 @@ def _ending(exitcode: int) -> str:
     if exitcode < 0:
         return f"was ended by {signal.Signals(-exitcode).name}"
     return f"ended with code {exitcode}"
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Holds back signals that end a run, for this process and for those that it starts meanwhile.
+
+    A worker is started with torch's handlers, under which a SIGTERM to the group would end it. It
+    stays so until it ignores them; this process obeys what has come when the context ends.
+    """
+    ending = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
