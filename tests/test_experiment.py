@@ -244,7 +244,10 @@ def test_another_experiment_of_the_same_name_gets_a_folder_of_its_own(root: Path
 
 
 def test_fewer_steps_first_and_the_rest_later_is_another_experiment(root: Path) -> None:
-    assert train(root, "optim.max_steps=2") != train(root)
+    few, all_of_them = train(root, "optim.max_steps=2"), train(root)
+    assert few != all_of_them
+    logs = [(folder / "log.txt").read_text() for folder in (few, all_of_them)]
+    assert ["stops after 2 of these steps" in log for log in logs] == [True, False]
 
 
 # Interrupted

@@ -69,7 +69,7 @@ def run_demo(folder: Path, seed: int = 0) -> str:
         build.set_up_torch(config, build.pick_device(config))
         pretrain_image_network(config, Path(str(config.model.init)))
         rows.append(_table_row(config, run_training(config)))
-    return _format(rows, time.monotonic() - begin)
+    return _format(rows, folder, time.monotonic() - begin)
 
 
 def pretrain_image_network(config: Config, path: Path) -> None:
@@ -152,7 +152,7 @@ def _table_row(config: Config, folder: Path) -> str:
     )
 
 
-def _format(rows: list[str], seconds: float) -> str:
+def _format(rows: list[str], folder: Path, seconds: float) -> str:
     return "\n".join(
         [
             "",
@@ -167,5 +167,7 @@ def _format(rows: list[str], seconds: float) -> str:
             f"{seconds:.0f} s. Try a checkpoint on a video:",
             f"  python run.py predict --ckpt {rows[0].split('|')[-2].strip()}/checkpoints/last.pt "
             "VIDEO.mp4",
+            "or see both runs as tables, curves and one page:",
+            f"  python run.py report {folder}",
         ]
     )

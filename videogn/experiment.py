@@ -286,6 +286,9 @@ class _Run:
         )
         log.info("norm: %s", self.norm_impl)
         log.info(schedule.describe())
+        limit = self.config.optim.max_steps
+        if limit and limit < schedule.total_steps:
+            log.info("stops after %d of these steps: optim.max_steps", limit)
 
     def _catch_up(self, state: TrainState, schedule: Schedule, last: int) -> None:
         """Measures what a signal broke off, before the next step is taken."""
