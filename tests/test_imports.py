@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "videogn"
 TOP = [
     *("build", "experiment", "testing", "demo", "predict", "cli", "report", "runs", "bench"),
-    *("fit", "live_bytes", "doctor", "plan"),
+    *("fit", "live_bytes", "doctor", "plan", "study"),
     *("convert", "describe", "export", "resume", "advice", "bad_samples"),
 ]
 
@@ -29,7 +29,7 @@ FORBIDDEN = {
 }
 MAY_IMPORT_CONFIG = {
     *("build", "experiment", "testing", "demo", "predict", "cli", "report", "runs"),
-    *("fit", "bench", "plan"),
+    *("fit", "bench", "plan", "study"),
     *("convert", "export", "resume", "advice"),
 }
 

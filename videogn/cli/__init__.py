@@ -26,6 +26,7 @@ COMMANDS = {
     "config": "every value and where it came from",
     "doctor": "what works on this machine, and what to do about the rest",
     "demo": "the whole chain on made-up videos, in minutes",
+    "study": "small batches: many small networks, and who suffers",
     "fit": "the memory that a training step will take, for any number of clips",
     "bench": "measure this machine: decode, step",
     "weights": "what a file of weights is, and how to use it",

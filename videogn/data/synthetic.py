@@ -47,7 +47,7 @@ _TURN = (0.1, 0.2)  # radians per frame
 _GROWTH = (0.03, 0.05)  # natural logarithm of the size, per frame
 # Motion -> (the number that changes: 0 x, 1 y, 2 log size, 3 angle; sign). Pixel rows count down
 # and an angle grows from x to y, so it grows clockwise.
-_CHANGE = ((0, -1), (0, 1), (1, -1), (1, 1), (3, 1), (3, -1), (2, 1), (2, -1))
+CHANGES = ((0, -1), (0, 1), (1, -1), (1, 1), (3, 1), (3, -1), (2, 1), (2, -1))
 
 
 def render_clip(
@@ -83,7 +83,7 @@ def _trajectory(
     low, high = np.log(_RADIUS)
     circles = np.array([size, size, high - low, 2 * np.pi])
     speeds = ((_SHIFT[0] * scale, _SHIFT[1] * scale),) * 2 + (_GROWTH, _TURN)
-    number, sign = _CHANGE[motion]
+    number, sign = CHANGES[motion]
     velocity = np.zeros(4)
     velocity[number] = sign * rng.uniform(*speeds[number])
     state = rng.uniform(0, circles) + velocity * np.arange(num_frames)[:, None]
