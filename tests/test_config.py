@@ -240,7 +240,8 @@ def test_missing_weights_are_told_before_anything_is_written(
     root.mkdir()
     (root / "classes.txt").write_text("walk\nrun\n")
     for split in ("train", "val"):
-        (root / f"{split}.csv").write_text("path,label\na.mp4,walk\n")
+        rows = [f"{split}_{number}.mp4,walk\n" for number in range(4)]  # a batch
+        (root / f"{split}.csv").write_text("path,label\n" + "".join(rows))
     words = ["--cfg", "demo.yaml", f"data.root={root}", "model.init=nowhere.pth"]
     said = run(tmp_path, *words, code=2)
     assert said.splitlines()[-1].startswith("error: nowhere.pth: no such file")

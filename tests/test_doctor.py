@@ -7,7 +7,6 @@ import re
 import resource
 import subprocess
 import sys
-import time
 import tomllib
 from collections import namedtuple
 from pathlib import Path
@@ -175,10 +174,12 @@ def test_the_exit_code_tells_whether_something_must_be_mended(
 
 @pytest.mark.slow
 def test_this_machine_is_examined_in_less_than_20_seconds(tmp_path: Path) -> None:
-    began = time.monotonic()
+    """Of CPU time, those of its processes included: a busy machine is no fault of ours."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     words = [sys.executable, str(ROOT / "run.py"), "doctor", "--json"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert time.monotonic() - began < 60  # 13 s on two busy cores; more is no fault of ours
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime - before.ru_utime < 20
     found = {finding["name"]: finding for finding in json.loads(done.stdout)}
     assert done.returncode == 2 * any(one["state"] == "bad" for one in found.values())
     assert found["processes"]["state"] == "ok"

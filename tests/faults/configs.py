@@ -170,7 +170,7 @@ OVERRIDES: dict[str, dict[str, tuple[str, ...]]] = {
         f"seed={'9' * 9999}": ("seed='999", "a whole number"),
         "rank_timeout=0": ("rank_timeout=0.0", "> 0"),
         "wandb.tags=x": ("wandb.tags='x'", "a list"),
-        "wandb.tags=[1]": ("wandb.tags=[1]", "each text"),
+        "wandb.tags=[[a]]": ("wandb.tags=[['a']]", "each text"),
         "eval.percentiles_every_epochs=-1": ("eval.percentiles_every_epochs=-1.0", ">= 0"),
         "name=../elsewhere": ("name='../elsewhere'", "without slashes"),
         "name=''": ("name=''", "a name"),

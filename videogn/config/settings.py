@@ -78,13 +78,13 @@ def of_override(text: str) -> Settings:
 
 def takes_text(path: str) -> bool:
     """Returns whether any text may be the value of `path`, which is then kept as it is written."""
-    return path in keys() and str in options(keys()[path].kind)
+    return path in keys() and not {str, list[str]}.isdisjoint(options(keys()[path].kind))
 
 
 def _text(written: str) -> Any:
     """Returns a text as it was typed: a folder may be called 0123 or no; quotes are yaml's."""
     if written[:1] in ("'", '"', "[", "{"):
-        return read_value(written)
+        return read_value(written, is_text=True)
     return None if plain(written) is None else written
 
 

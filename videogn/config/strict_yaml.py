@@ -59,14 +59,18 @@ def read_mapping(path: Path, is_text: Callable[[str], bool]) -> tuple[dict[str, 
     return values, reader.lines
 
 
-def read_value(text: str) -> Any:
+def read_value(text: str, *, is_text: bool = False) -> Any:
     """Returns the value that `text` is, as on the command line.
+
+    Args:
+        text: in yaml.
+        is_text: whether words in it are text, even where they look like numbers.
 
     Raises:
         ConfigError: it is none; the message says why, without naming a place.
     """
     try:
-        return _Reader(text, lambda _: False).document()
+        return _Reader(text, lambda _: is_text).document()
     except _RefusedError as error:
         raise ConfigError(error.reason) from error
 
@@ -122,6 +126,8 @@ class _Reader:
             raise _RefusedError(
                 f"not valid yaml: character {error.character:#x} is not allowed", line
             ) from error
+        except (ValueError, OverflowError) as error:  # "\U00110000", which is no character
+            raise _RefusedError(f"not valid yaml: {error}", 1) from error
 
     def _value(self, event: Any, events: Iterator[Any], path: str) -> Any:
         if isinstance(event, yaml.MappingStartEvent):
