@@ -233,5 +233,5 @@ class Config:
         600.0, "seconds that a process waits for the others", above=0, scientific=False
     )
     slurm_requeue: bool = key(
-        False, "on SIGUSR1, ask SLURM to start the job again", scientific=False
+        False, "on SIGUSR1 or SIGTERM, save and ask SLURM to start the job again", scientific=False
     )
