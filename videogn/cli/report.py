@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thumbnails",
         type=int,
+        choices=range(25),
         default=6,
         metavar="N",
         help="right and wrong videos that the page shows of each run (0: open no video)",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from videogn.report.fig7 import Y_LABEL, Line, Panel, Point, bounds
-from videogn.report.html import chip, safe
+from videogn.report.html import chip, norm_class, safe
 from videogn.report.palette import DASHES
 
 _WIDTH, _HEIGHT = 440, 270
@@ -55,7 +55,7 @@ def _figure(panel: Panel, scale: _Scale) -> str:
     said = "; ".join(f"{line.label}: {_told(line.points[-1])}" for line in panel.lines)
     label = f"{Y_LABEL} of {panel.norm} over epochs, the last values: {said}"
     return (
-        f'<figure class="curve norm-{safe(panel.norm)}"><figcaption>{chip(panel.norm)} '
+        f'<figure class="curve {norm_class(panel.norm)}"><figcaption>{chip(panel.norm)} '
         f'<span class="soft">{Y_LABEL}</span></figcaption>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" tabindex="0" aria-label="{safe(label)}" '
         f'data-left="{_LEFT}" data-span="{_WIDTH - _LEFT - _RIGHT}" data-last="{scale.last:.6g}">'

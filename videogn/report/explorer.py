@@ -96,6 +96,7 @@ def explorer_data(
     }
     shown = {p.path: p.label for kinds in chosen.values() for ps in kinds.values() for p in ps}
     places = {path: place for place, path in enumerate(shown)}
+    answers = [{p.path: p for p in run.predictions} for run in runs]
     return {
         "classes": [printable(name) for name in classes],
         "runs": [
@@ -114,7 +115,7 @@ def explorer_data(
             {
                 "path": printable(path),
                 "label": ids[label],
-                "said": [_said(run.predictions, path, ids) for run in runs],
+                "said": [_said(answer[path], ids) for answer in answers],
                 **thumbnails.of(path, videos),
             }
             for path, label in shown.items()
@@ -122,14 +123,11 @@ def explorer_data(
     }
 
 
-def _said(
-    predictions: Sequence[Prediction], path: str, ids: dict[str, int]
-) -> list[float | int | None] | None:
-    """Returns (prediction, probability, probability of the label) of a video in a test."""
-    found = next(p for p in predictions if p.path == path)
-    if found.failed:
+def _said(answer: Prediction, ids: dict[str, int]) -> list[float | int | None] | None:
+    """Returns prediction, its probability and that of the label; None for a failed video."""
+    if answer.failed:
         return None
-    return [ids[found.prediction], found.probability, found.true_probability]
+    return [ids[answer.prediction], answer.probability, answer.true_probability]
 
 
 def _short_reason(error: DataError) -> str:

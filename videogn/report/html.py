@@ -45,7 +45,12 @@ def paragraph(text: str) -> str:
 
 def chip(norm: str) -> str:
     """Returns the name of a norm in its colour."""
-    return f'<span class="chip norm-{_word(norm)}">{safe(norm)}</span>'
+    return f'<span class="chip {norm_class(norm)}">{safe(norm)}</span>'
+
+
+def norm_class(norm: str) -> str:
+    """Returns the class that gives elements a norm's colour; a configuration may hold any name."""
+    return "norm-" + "".join(c for c in norm if c.isascii() and (c.isalnum() or c == "_"))
 
 
 def table(
@@ -98,8 +103,3 @@ def _cell(cell: str | Cell, place: int, words: int) -> str:
 
 def _of_words(is_words: bool) -> str:
     return ' class="words"' if is_words else ""
-
-
-def _word(norm: str) -> str:
-    """Returns a norm's name as part of a class name: a configuration may hold anything."""
-    return "".join(c for c in norm if c.isascii() and (c.isalnum() or c == "_"))

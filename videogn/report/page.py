@@ -11,7 +11,7 @@ from pathlib import Path
 from videogn.data.tables import write_text
 from videogn.report.data_set import data_set_part
 from videogn.report.explorer import Thumbnails
-from videogn.report.html import Cell, chip, paragraph, safe, section, table
+from videogn.report.html import Cell, chip, norm_class, paragraph, safe, section, table
 from videogn.report.palette import NORM_COLOURS
 from videogn.report.settings import Group
 from videogn.report.table8 import (
@@ -160,7 +160,7 @@ class _Scale:
         marks = f'<i style="left:{self._share(row.cell.top1):.1f}%"></i>'
         if row.top1:
             marks += f'<i class="ours" style="left:{self._share(row.top1.mean):.1f}%"></i>'
-        return f'<span class="norm-{row.cell.norm}" aria-hidden="true">{marks}</span>'
+        return f'<span class="{norm_class(row.cell.norm)}" aria-hidden="true">{marks}</span>'
 
     def _share(self, value: float) -> float:
         return 100 * (value - self.low) / (self.high - self.low)

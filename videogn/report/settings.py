@@ -95,7 +95,7 @@ def by_data_set(runs: Iterable[Run]) -> list[Group]:
     }
     groups: dict[Any, Group] = {}
     for run in runs:
-        root = str(run.config.get("data.root"))
+        root = str(run.config.get("data.root") or "unknown data set")
         key = lists.get(run.name) or of_root.get(root) or root
         groups.setdefault(key, Group(PurePath(root).name or root, [])).runs.append(run)
     return list(groups.values())
