@@ -380,9 +380,11 @@ class _Run:
         epoch, error = schedule.epoch(state.step), errors["val/error_1clip_aug"]
         self.tracker.log({"step": state.step, "epoch": epoch, "split": "val", **errors})
         log.info("epoch %.2f: 1-clip error under training augmentation %.2f %%", epoch, error)
-        if error < state.best_error:
+        before = state.best_error
+        if error < before:
             state.best_error = error
-            self._keep(state, self._save_best)
+            if self._why_not_kept(state, self._save_best):
+                state.best_error = before
 
     def _measure(self, state: TrainState, schedule: Schedule) -> Mapping[str, float]:
         """Returns the errors of the state, with BN's statistics measured first."""
@@ -436,22 +438,29 @@ class _Run:
             )
 
     def _save(self, state: TrainState) -> None:
-        """Keeps the state of this moment."""
-        self._keep(state, self._save_step)
-
-    def _keep(self, state: TrainState, write: Callable[[dict[str, Any]], None]) -> None:
-        """Writes a checkpoint, or warns that there was no room and lets the training go on.
+        """Keeps the state of this moment.
 
         Raises:
-            OSError: nothing comes after it.
+            OSError: there was no room, and no step comes after it.
+        """
+        error = self._why_not_kept(state, self._save_step)
+        if error and (state.step >= self.last or distributed.any_rank(self.interrupted())):
+            raise error
+
+    def _why_not_kept(
+        self, state: TrainState, write: Callable[[dict[str, Any]], None]
+    ) -> OSError | None:
+        """Writes a checkpoint; returns what was in the way, with a warning, None if nothing was.
+
+        Raises:
             TrainingDivergedError: the weights are of no use; those saved before are as they were.
         """
         try:
             distributed.on_main(lambda: write(self._contents(state)))
         except OSError as error:
             log.warning("step %d is not saved: %s", state.step, unusable_place(error))
-            if state.step >= self.last or distributed.any_rank(self.interrupted()):
-                raise
+            return error
+        return None
 
     def _save_step(self, contents: dict[str, Any]) -> None:
         # The records up to here must survive what the checkpoint survives.
