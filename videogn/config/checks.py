@@ -29,6 +29,7 @@ def problems(config: Config) -> Iterator[Problem]:
     yield from _ranges(config)
     yield from _names(config)
     yield from _norm(config)
+    yield from _recompute(config)
     yield from _data(config)
     yield from _optim(config)
 
@@ -79,6 +80,13 @@ def _norm(config: Config) -> Iterator[Problem]:
     clips = config.optim.clips_per_gpu
     if clips % size:
         yield Problem("model.norm.sub_batch", size, f"a divisor of optim.clips_per_gpu={clips}")
+
+
+def _recompute(config: Config) -> Iterator[Problem]:
+    model = config.model
+    if model.recompute != "none" and model.compile != "none":
+        wanted = f"none with model.compile={model.compile}, which chooses itself what to recompute"
+        yield Problem("model.recompute", model.recompute, wanted)
 
 
 def _data(config: Config) -> Iterator[Problem]:
