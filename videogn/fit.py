@@ -79,15 +79,22 @@ def largest_batch(
 ) -> int:
     """Returns the most clips per step whose prediction is at most `budget` bytes; 0 for none.
 
-    Bytes grow in proportion to clips once activations outweigh the gradients, so two large batches
-    say it of all.
+    Bytes grow by the same with every clip once activations outweigh the gradients, so a line
+    through two sizes finds it, drawn again through the size found.
     """
-    sizes = (64, 128)
-    less, more = (predict(config, device=device, batch=size, frames=frames).total for size in sizes)
-    each = (more - less) / (sizes[1] - sizes[0])
-    found = max(0, int((budget - (less - sizes[0] * each)) / each))
-    while found and predict(config, device=device, batch=found, frames=frames).total > budget:
-        found -= 1  # gradients outweigh: at most a clip or two
+
+    def total(clips: int) -> int:
+        return predict(config, device=device, batch=clips, frames=frames).total
+
+    base, base_total = 64, total(64)
+    found = 128
+    for _ in range(3):
+        if found == base:
+            break
+        each = (total(found) - base_total) / (found - base)
+        found = max(1, int(base + (budget - base_total) / each))
+    while found and total(found) > budget:
+        found -= 1  # by then a clip at most, or all where none fits
     return found
 
 

@@ -25,6 +25,11 @@ def count(text: str) -> int:
     return value
 
 
+def counts(text: str) -> list[int]:
+    """The whole numbers of "8,32", least first, each at least 1."""
+    return sorted({count(number) for number in text.split(",")})
+
+
 def size(text: str) -> tuple[int, int]:
     """(height, width) in pixels of "256" or "256x340"."""
     height, _, width = text.partition("x")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from videogn.cli.arguments import count, takes_overrides
+from videogn.cli.arguments import counts, takes_overrides
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,9 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory", type=_gigabytes, metavar="GB", help="of a GPU; else the present device's"
     )
-    parser.add_argument("--frames", type=_counts, default=[32, 64], help="of a clip (32,64)")
+    parser.add_argument("--frames", type=counts, default=[32, 64], help="of a clip (32,64)")
     parser.add_argument(
-        "--batch", type=_counts, default=[1, 2, 4, 8, 16], help="clips of a step (1,2,4,8,16)"
+        "--batch", type=counts, default=[1, 2, 4, 8, 16], help="clips of a step (1,2,4,8,16)"
     )
     takes_overrides(parser)
 
@@ -33,10 +33,6 @@ def run(args: argparse.Namespace) -> None:
     else:  # of a GPU that need not be here
         kind, memory = "cpu" if config.device == "cpu" else "cuda", args.memory * 1e9
     print(fit_table(config, memory, device=kind, frames=args.frames, batches=args.batch))
-
-
-def _counts(text: str) -> list[int]:
-    return sorted({count(number) for number in text.split(",")})
 
 
 def _gigabytes(text: str) -> float:
