@@ -115,7 +115,7 @@ def eager_gn(on: Layer) -> Tensor:
 
 def autocast_gn(on: Layer) -> Tensor:
     """The same as autocast runs it, float32 inside, up to the cast for the next convolution."""
-    with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
+    with torch.autocast(on.x.device.type, torch.bfloat16, cache_enabled=False):
         y = F.group_norm(on.x, GROUPS, on.weight, on.bias)
         y = F.relu(y if on.residual is None else y + on.residual)
     return y.to(on.x.dtype)
@@ -137,7 +137,14 @@ def step(act: Act, on: Layer) -> Callable[[], object]:
 
 
 def milliseconds(work: Callable[[], object]) -> float:
-    """The median GPU time of `work`, captured as a graph, with a cold cache."""
+    """The median GPU time of `work`, captured as a graph, with a cold cache.
+
+    Without a GPU, the CPU time of one run: to try this program.
+    """
+    if not torch.cuda.is_available():
+        start = time.process_time()
+        work()
+        return 1000 * (time.process_time() - start) + 1e-3
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -209,6 +216,7 @@ def results(act: Act, on: Layer) -> list[Tensor]:
 
 def measure(on: Layer) -> dict[str, float]:
     """Milliseconds of each candidate, and of a copy of x."""
+    torch.compiler.reset()  # it compiles for 8 shapes, and then no more without a word of error
     found = {"copy": milliseconds(lambda: on.x.detach().clone())}
     for name, act in CANDIDATES.items():
         found[name] = milliseconds(step(act, on))
@@ -216,11 +224,17 @@ def measure(on: Layer) -> dict[str, float]:
     return found
 
 
+def bandwidths(on: Layer, found: dict[str, float]) -> tuple[float, float]:
+    """TB/s of a copy, and of the fused group norm by the passes that it needs."""
+    size = on.x.numel() * on.x.element_size()
+    passes = PASSES[on.residual is not None]
+    return 2 * size / found["copy"] / 1e9, passes * size / found["fused GN"] / 1e9
+
+
 def row(on: Layer, found: dict[str, float]) -> str:
     """A line of the table."""
     size = on.x.numel() * on.x.element_size()
-    copied = 2 * size / found["copy"] / 1e9
-    fused = PASSES[on.residual is not None] * size / found["fused GN"] / 1e9
+    copied, fused = bandwidths(on, found)
     cells = [on.name, "x".join(map(str, on.x.shape)), f"{size / 1e6:.0f}"]
     cells += [f"{found[name]:.3f}" for name in CANDIDATES]
     cells += [f"{copied:.2f}", f"{fused:.2f}", f"{fused / copied:.0%}"]
