@@ -44,7 +44,7 @@ def read_mapping(path: Path, is_text: Callable[[str], bool]) -> tuple[dict[str, 
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise ConfigError(f"{path} has {size} bytes; a configuration has at most {MAX_BYTES}")
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8")  # yaml passes over a byte order mark
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text ({error.reason}); save it as that") from error
     except OSError as error:
