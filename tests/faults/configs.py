@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from videogn import build
 from videogn.config import CONFIG_DIR, Config, load_config
 from videogn.errors import ConfigError, DataError
 
@@ -77,8 +78,6 @@ def _of_time(seconds: float) -> str:
 
 def _read_data(config: Config, files: Mapping[str, str], root: Path) -> None:
     """Reads a data root as a training does before it builds the network."""
-    from videogn import build
-
     for name, text in files.items():
         root.mkdir(exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
