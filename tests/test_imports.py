@@ -14,7 +14,7 @@ PACKAGE = ROOT / "videogn"
 TOP = [
     *("build", "experiment", "testing", "demo", "predict", "cli", "report", "runs", "bench"),
     *("fit", "live_bytes", "doctor", "plan", "study"),
-    *("convert", "describe", "export", "resume", "advice", "bad_samples"),
+    *("convert", "describe", "export", "resume", "monitoring", "advice", "bad_samples"),
 ]
 
 # part -> what it must not import, at the top of a file or inside a function
@@ -30,7 +30,7 @@ FORBIDDEN = {
 MAY_IMPORT_CONFIG = {
     *("build", "experiment", "testing", "demo", "predict", "cli", "report", "runs"),
     *("fit", "bench", "plan", "study"),
-    *("convert", "export", "resume", "advice"),
+    *("convert", "export", "resume", "monitoring", "advice"),
 }
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,15 +14,12 @@ import torch
 from videogn import advice, build
 from videogn.bad_samples import BadSamples
 from videogn.config import Config, to_dict
-from videogn.data.dataset import ClipBatch
 from videogn.data.manifest import Manifest
 from videogn.data.splits import require_disjoint
 from videogn.engine import checkpoint, distributed, durable, memory, slurm, watchdog
 from videogn.engine.distributed import Ranks
-from videogn.engine.evaluate import clip_error
 from videogn.engine.lock import locked
 from videogn.engine.pace import WaitingAdvice
-from videogn.engine.precise_bn import average_bn, batch_norms, precise_bn
 from videogn.engine.progress import duration, log_to_file, log_to_terminal, step_bar
 from videogn.engine.schedule import Schedule
 from videogn.engine.signals import noted_signals
@@ -36,12 +32,12 @@ from videogn.errors import (
     unusable_place,
 )
 from videogn.model.i3d import I3DResNet
+from videogn.monitoring import Monitor
 from videogn.resume import (
     folder_to_resume,
     not_finite,
-    require_same_function,
-    require_same_stream,
     require_usable,
+    restore_state,
     stream_of,
 )
 from videogn.runs import (
@@ -52,7 +48,7 @@ from videogn.runs import (
     write_json,
     write_run_files,
 )
-from videogn.testing import refuse_failures, require_same_classes, restore_model, test_model
+from videogn.testing import refuse_failures, test_model
 from videogn.weights import load_weights
 
 T = TypeVar("T")
@@ -130,6 +126,14 @@ class _Run:
         self.tracker = stack.enter_context(self._track(wandb_id))
         self._announce(state, schedule)
         with noted_signals() as self.interrupted, self._requeued():
+            self.monitor = Monitor(
+                self.config,
+                self.train_data,
+                self.val_data,
+                self.device,
+                self.ranks,
+                self.interrupted,
+            )
             if self.unmeasured:
                 self._catch_up(state, schedule, last)
             if state.step < last:
@@ -215,29 +219,10 @@ class _Run:
 
     def _restore(self, path: Path, contents: dict[str, Any]) -> tuple[TrainState, str | None]:
         """Returns the state of a checkpoint and its W&B id, everything as it was."""
-        stored = contents["config"]["data"]
-        self.config = build.resolve(
-            self.config, len(contents["classes"]), stored["mean"], stored["std"]
+        self.config, state = restore_state(
+            self.config, path, contents, self.train_data, self.device, self.ranks.world
         )
-        model = restore_model(self.config, contents, path, to_train=True)
-        require_same_function(self.config, model, contents, path)
-        require_same_classes(contents["classes"], self.train_data, path)
-        schedule = build.build_schedule(self.config, len(self.train_data), self.ranks.world)
-        require_same_stream(self.config, schedule, contents, path)
-        state = build.build_state(self.config, model, self.device)
-        # The momentum buffers are the checkpoint's; the recipe is the config's, which resume=path
-        # may have changed.
-        recipe = {"param_groups": state.optimizer.state_dict()["param_groups"]}
-        state.optimizer.load_state_dict(contents["optimizer"] | recipe)
-        state.scaler.load_state_dict(contents["scaler"])
-        state.step, metrics = contents["step"], contents["metrics"]
-        for group in state.optimizer.param_groups:
-            group["lr"] = schedule.lr(max(state.step - 1, 0))  # of the last step, as it was saved
-        state.best_error, state.losses = metrics["best_error"], list(metrics["losses"])
-        self.unmeasured = metrics.get("unmeasured", False)
-        state.overflows = metrics.get("overflows", 0)
-        if state.ema and contents["ema"]:
-            state.ema.load_state_dict(contents["ema"])
+        self.unmeasured = contents["metrics"].get("unmeasured", False)
         self.origin = f"going on with {path}, step {state.step}"
         if self.config.resume not in ("auto", "never"):
             return state, None  # a new run, with a curve of its own
@@ -367,17 +352,15 @@ class _Run:
     def _monitor(self, state: TrainState, schedule: Schedule) -> None:
         """Measures the 1-clip error of Fig. 7 and keeps the best checkpoint for users.
 
-        A signal breaks it off. Then the state is left as it was, to be measured on resuming.
+        A signal breaks it off. Then the state is as it was, to be measured on resuming.
         """
         with state.averaged(), self._memory_explained(lambda: "the monitoring"):
-            buffers = {name: buffer.clone() for name, buffer in state.model.named_buffers()}
-            errors = self._measure(state, schedule)
-            self.unmeasured = distributed.any_rank(self.interrupted())
-            if self.unmeasured:
-                for name, buffer in state.model.named_buffers():
-                    buffer.copy_(buffers[name])
-                return
-        epoch, error = schedule.epoch(state.step), errors["val/error_1clip_aug"]
+            epoch = schedule.epoch(state.step)
+            errors = self.monitor.measure(state.model, step=state.step, epoch=epoch)
+        self.unmeasured = errors is None
+        if errors is None:
+            return
+        error = errors["val/error_1clip_aug"]
         self.tracker.log({"step": state.step, "epoch": epoch, "split": "val", **errors})
         log.info("epoch %.2f: 1-clip error under training augmentation %.2f %%", epoch, error)
         before = state.best_error
@@ -385,37 +368,6 @@ class _Run:
             state.best_error = error
             if self._why_not_kept(state, self._save_best):
                 state.best_error = before
-
-    def _measure(self, state: TrainState, schedule: Schedule) -> Mapping[str, float]:
-        """Returns the errors of the state, with BN's statistics measured first."""
-        self._measure_bn(state)
-        epoch = schedule.epoch(state.step)
-        batches = build.build_monitor_loader(
-            self.config, self.val_data, self.ranks, epoch=round(epoch)
-        )
-        to_input = build.build_to_input(self.config, self.device)
-        batches = _until(self.interrupted, _named(batches))
-        batches = watchdog.each(batches, "the monitoring", self.ranks)
-        return clip_error(state.model, batches, len(self.val_data), to_input=to_input)
-
-    def _measure_bn(self, state: TrainState) -> None:
-        """Measures BN's population statistics on coming training batches, at most an epoch's."""
-        if not self.config.eval.precise_bn_batches:
-            average_bn(state.model)
-            return
-        if not batch_norms(state.model):
-            return
-        per_rank = self.config.optim.clips_per_gpu * self.ranks.world
-        count = min(self.config.eval.precise_bn_batches, ceil(len(self.train_data) / per_rank))
-        start = state.step * self.config.optim.accumulate
-        batches = build.build_train_loader(
-            self.config, self.train_data, self.ranks, start=start, stop=start + count
-        )
-        # All ranks stop at the same batch: layers may share statistics among them.
-        batches = _until(lambda: distributed.any_rank(self.interrupted()), batches)
-        batches = watchdog.each(batches, "measuring BN's statistics", self.ranks)
-        to_input = build.build_to_input(self.config, self.device)
-        precise_bn(state.model, batches, to_input=to_input)
 
     def _test(self, state: TrainState, schedule: Schedule) -> dict[str, Any]:
         """Tests the last weights, the paper's way, with BN measured by the last monitoring."""
@@ -509,19 +461,3 @@ def _require_finite(contents: Mapping[str, Any]) -> None:
             f"{len(bad)} tensors of step {contents['step']} are not finite, {bad[0]} first; it is "
             "not saved; lower optim.base_lr"
         )
-
-
-def _until(stop: Callable[[], bool], items: Iterable[T]) -> Iterator[T]:
-    """Yields `items` until `stop` says so."""
-    for item in items:
-        if stop():
-            return
-        yield item
-
-
-def _named(batches: Iterable[ClipBatch]) -> Iterator[ClipBatch]:
-    """Yields `batches`, naming the videos of each that could not be read."""
-    for batch in batches:
-        for video in batch.bad:
-            log.warning("counts as an error: %s: %s", video.path, video.reason)
-        yield batch

@@ -11,10 +11,13 @@ from torch import Tensor
 
 from videogn import build
 from videogn.config import Config, to_dict
+from videogn.data.manifest import Manifest
 from videogn.engine.schedule import Schedule
+from videogn.engine.state import TrainState
 from videogn.errors import CheckpointError, ConfigError
 from videogn.model.i3d import I3DResNet, complete_fingerprint
 from videogn.runs import differing_keys, find_resumable, has_checkpoints, read_config
+from videogn.testing import require_same_classes, restore_model
 
 _NEEDED = ("model", "optimizer", "scaler", "step", "config", "classes", "fingerprint", "stream")
 
@@ -42,6 +45,50 @@ def folder_to_resume(config: Config) -> Path | None:
     return folder
 
 
+def restore_state(
+    config: Config,
+    path: Path,
+    contents: Mapping[str, Any],
+    train_data: Manifest,
+    device: torch.device,
+    world: int,
+) -> tuple[Config, TrainState]:
+    """Returns the resolved config, and the state of a checkpoint, everything as it was.
+
+    Args:
+        config: of the run to go on, as written.
+        path: the checkpoint, for messages.
+        contents: of it.
+        train_data: that the run goes on with.
+        device: of this process.
+        world: number of processes.
+
+    Raises:
+        CheckpointError: it is of another network, other classes, or another order of the data.
+    """
+    stored = contents["config"]["data"]
+    config = build.resolve(config, len(contents["classes"]), stored["mean"], stored["std"])
+    model = restore_model(config, contents, path, to_train=True)
+    require_same_function(config, model, contents, path)
+    require_same_classes(contents["classes"], train_data, path)
+    schedule = build.build_schedule(config, len(train_data), world)
+    require_same_stream(config, schedule, contents, path)
+    state = build.build_state(config, model, device)
+    # The momentum buffers are the checkpoint's; the recipe is the config's, which resume=path
+    # may have changed.
+    recipe = {"param_groups": state.optimizer.state_dict()["param_groups"]}
+    state.optimizer.load_state_dict(contents["optimizer"] | recipe)
+    state.scaler.load_state_dict(contents["scaler"])
+    state.step, metrics = contents["step"], contents["metrics"]
+    for group in state.optimizer.param_groups:
+        group["lr"] = schedule.lr(max(state.step - 1, 0))  # of the last step, as it was saved
+    state.best_error, state.losses = metrics["best_error"], list(metrics["losses"])
+    state.overflows = metrics.get("overflows", 0)
+    if state.ema and contents["ema"]:
+        state.ema.load_state_dict(contents["ema"])
+    return config, state
+
+
 def require_usable(path: Path, contents: Mapping[str, Any]) -> None:
     """Raises CheckpointError unless a checkpoint holds all that training goes on from."""
     missing = [key for key in (*_NEEDED, "metrics") if key not in contents]
@@ -53,16 +100,20 @@ def require_usable(path: Path, contents: Mapping[str, Any]) -> None:
             f"{path} cannot be gone on from: {len(bad)} tensors in it are not finite, {bad[0]} "
             "first; use an older one"
         )
-    optimizer = contents["optimizer"]
-    wanted = sum(len(group["params"]) for group in optimizer["param_groups"])
-    have = sum("momentum_buffer" in state for state in optimizer["state"].values())
-    has_momentum = any(group["momentum"] for group in optimizer["param_groups"])
-    skipping = not have and contents["scaler"]  # fp16 skips the first steps while it finds a scale
-    if contents["step"] and has_momentum and have < wanted and not skipping:
+    if contents["step"] and _lacks_momentum(contents):
         raise CheckpointError(
-            f"{path} cannot be gone on from: it holds the momentum of {have} of {wanted} "
-            f"parameters; to start from its weights, train with model.init={path}"
+            f"{path} cannot be gone on from: it lacks the momentum of some parameters; to start "
+            f"from its weights, train with model.init={path}"
         )
+
+
+def _lacks_momentum(contents: Mapping[str, Any]) -> bool:
+    groups = contents["optimizer"].get("param_groups", [])
+    wanted = sum(len(group["params"]) for group in groups if group["momentum"])
+    states = contents["optimizer"].get("state", {}).values()
+    have = sum("momentum_buffer" in state for state in states)
+    skipping = not have and contents["scaler"]  # fp16 skips the first steps while it finds a scale
+    return not groups or (have < wanted and not skipping)
 
 
 def not_finite(contents: Mapping[str, Any]) -> list[str]:
