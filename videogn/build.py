@@ -29,7 +29,7 @@ from videogn.data.dataset import (
 from videogn.data.decode import VideoReader, import_decoder, open_video
 from videogn.data.frame_index import FrameIndex
 from videogn.data.manifest import Manifest, read_manifest
-from videogn.data.order import Stream
+from videogn.data.order import Stream, epoch_order
 from videogn.data.transforms import to_network
 from videogn.engine.distributed import Ranks
 from videogn.engine.ema import Ema
@@ -274,6 +274,7 @@ def build_train_options(config: Config) -> TrainOptions:
         save_every_steps=config.save_every_steps,
         clip_grad=config.optim.clip_grad,
         compile=config.model.compile,
+        percentiles_every_epochs=config.eval.percentiles_every_epochs,
     )
 
 
@@ -317,6 +318,24 @@ def build_monitor_loader(
         _train_clips(config, manifest, replace_bad=False),
         keyed_batches(rows, config.optim.clips_per_gpu, epoch),
         num_workers=min(_workers(config), len(rows)),
+        pin=torch.cuda.is_available(),
+        timeout=config.data.timeout,
+    )
+
+
+def build_sample_loader(
+    config: Config, manifest: Manifest, count: int, *, batch_size: int
+) -> Iterator[Any]:
+    """Returns a clip of each of `count` videos, or of all: the same clips every time.
+
+    Which videos, and how each is augmented, the seed of the run says.
+    """
+    rows = epoch_order(len(manifest), config.seed, 0)[:count].tolist()
+    batches = keyed_batches(rows, batch_size, 0)
+    return clip_loader(
+        _train_clips(config, manifest, replace_bad=False),
+        batches,
+        num_workers=min(_workers(config), len(batches)),
         pin=torch.cuda.is_available(),
         timeout=config.data.timeout,
     )

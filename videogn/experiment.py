@@ -279,6 +279,8 @@ class _Run:
         """Measures what a signal broke off, before the next step is taken."""
         self.last = last
         self._monitor(state, schedule)
+        if schedule.crosses(state.step, self.config.eval.percentiles_every_epochs):
+            self._look(state, schedule)
         self._save(state)  # with BN's statistics as measured
         if self.unmeasured:
             raise RunInterruptedError(
@@ -309,6 +311,7 @@ class _Run:
                 save=self._save,
                 monitor=lambda state: self._monitor(state, schedule),
                 interrupted=self.interrupted,
+                look=lambda state: self._look(state, schedule),
             )
             train(
                 state,
@@ -368,6 +371,16 @@ class _Run:
             state.best_error = error
             if self._why_not_kept(state, self._save_best):
                 state.best_error = before
+
+    def _look(self, state: TrainState, schedule: Schedule) -> None:
+        """Records how the features are distributed, as in Fig. 6; after resuming if it is late."""
+        if not self.ranks.is_main or self.unmeasured:
+            return
+        with self._memory_explained(lambda: "the percentiles of the features"):
+            layers = self.monitor.percentiles(state.model)
+        epoch = schedule.epoch(state.step)
+        record = {"step": state.step, "epoch": epoch, "split": "percentiles", "layers": layers}
+        self.tracker.keep(record)
 
     def _test(self, state: TrainState, schedule: Schedule) -> dict[str, Any]:
         """Tests the last weights, the paper's way, with BN measured by the last monitoring."""

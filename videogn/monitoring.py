@@ -18,10 +18,14 @@ from videogn.data.manifest import Manifest
 from videogn.engine import distributed, watchdog
 from videogn.engine.distributed import Ranks
 from videogn.engine.evaluate import clip_error
+from videogn.engine.percentiles import Percentiles, activation_percentiles
 from videogn.engine.precise_bn import average_bn, batch_norms, precise_bn
+from videogn.model.norm import named_norms
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+PERCENTILE_CLIPS = 8
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,22 @@ class Monitor:
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
         return None
+
+    def percentiles(self, model: nn.Module) -> Percentiles:
+        """Returns those of each normalization layer's input and output, as in Fig. 6.
+
+        In evaluation mode, over the same 8 augmented validation clips each time: the network stays
+        as it is, to the bit. For one rank alone.
+        """
+        watchdog.now("the percentiles of the features")
+        batches = build.build_sample_loader(
+            self.config,
+            self.val_data,
+            PERCENTILE_CLIPS,
+            batch_size=self.config.optim.clips_per_gpu,
+        )
+        to_input = build.build_to_input(self.config, self.device)
+        return activation_percentiles(model, named_norms(model), batches, to_input=to_input)
 
     def _errors(self, model: nn.Module, epoch: float) -> Mapping[str, float]:
         batches = build.build_monitor_loader(

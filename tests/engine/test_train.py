@@ -92,6 +92,7 @@ class Recorder:
             save=lambda state: self.events.append(("save", state.step)),
             monitor=lambda state: self.events.append(("monitor", state.step)),
             interrupted=lambda: state.step == self.stop_at,
+            look=lambda state: self.events.append(("look", state.step)),
         )
 
     def steps(self, event: str) -> list[int]:
@@ -270,6 +271,17 @@ def test_monitoring_comes_when_epochs_end_and_at_the_end(every: float, expected:
     options = replace(OPTIONS, monitor_every_epochs=every)
     recorder = run(state_of(network()), stream(4), options, num_samples=10, epochs=3.2)
     assert recorder.steps("monitor") == expected
+
+
+@pytest.mark.parametrize(("every", "expected"), [(0.0, []), (1.0, [0, 3, 5]), (2.0, [0, 5])])
+def test_features_are_looked_at_before_the_first_step_and_when_epochs_end(
+    every: float, expected: list[int]
+) -> None:
+    options = replace(OPTIONS, percentiles_every_epochs=every)
+    recorder = run(state_of(network()), stream(4), options, num_samples=10, epochs=2.4)
+    assert recorder.steps("look") == expected
+    monitored = recorder.events.index(("monitor", 3))
+    assert not every or every > 1 or recorder.events[monitored + 1] == ("look", 3)
 
 
 def test_the_step_that_ends_an_epoch_exactly_is_monitored_once_despite_rounding() -> None:

@@ -56,7 +56,9 @@ class Schedule:
         return rate
 
     def crosses(self, step: int, every_epochs: float) -> bool:
-        """Returns whether a step ended an epoch, or a multiple of `every_epochs` of them."""
+        """Returns whether a step ended a multiple of `every_epochs` epochs; of 0, none does."""
+        if not every_epochs:
+            return False
         now, before = (int(self.epoch(s) / every_epochs + 1e-9) for s in (step, step - 1))
         return now > before
 

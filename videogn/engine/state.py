@@ -56,6 +56,7 @@ class TrainOptions:
     save_every_steps: int
     clip_grad: float | None = None
     compile: Literal["none", "compile", "graphs"] = "none"
+    percentiles_every_epochs: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Hooks:
         save: keeps the state of this moment.
         monitor: measures the state between two epochs.
         interrupted: whether a signal asked this process to end.
+        look: looks at the features of the state, before the first step and between epochs.
     """
 
     log: Callable[[Mapping[str, Any]], None]
@@ -79,3 +81,4 @@ class Hooks:
     save: Callable[[TrainState], None]
     monitor: Callable[[TrainState], None]
     interrupted: Callable[[], bool]
+    look: Callable[[TrainState], None] = lambda _: None

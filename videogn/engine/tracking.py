@@ -31,8 +31,12 @@ class Tracker:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Appends one record: plain values, with at least `step`, `epoch` and `split`."""
-        self.records.append(record)
+        self.keep(record)
         self.mirror.log(record)
+
+    def keep(self, record: Mapping[str, Any]) -> None:
+        """Appends one record to the file alone: it is no point of a curve."""
+        self.records.append(record)
 
     def __enter__(self) -> Self:
         return self
@@ -55,6 +59,9 @@ class NullTracker:
     wandb_id: str | None = None
 
     def log(self, record: Mapping[str, Any]) -> None:
+        """Does nothing."""
+
+    def keep(self, record: Mapping[str, Any]) -> None:
         """Does nothing."""
 
     def __enter__(self) -> Self:

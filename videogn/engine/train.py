@@ -57,6 +57,8 @@ def train(
     model = compiled(_wrap(state.model, ranks), options.compile)
     clock = Clock()
     last = min(schedule.total_steps, options.max_steps or schedule.total_steps)
+    if state.step == 0 and options.percentiles_every_epochs:
+        hooks.look(state)
     while state.step < last:
         watchdog.now(f"step {state.step + 1}")
         rate = schedule.lr(state.step)
@@ -73,6 +75,9 @@ def train(
             hooks.log(_record(state, schedule, rate, grad_norm, clock))
         if schedule.crosses(state.step, options.monitor_every_epochs) or state.step == last:
             hooks.monitor(state)
+            clock.restart()
+        if schedule.crosses(state.step, options.percentiles_every_epochs):
+            hooks.look(state)
             clock.restart()
         watchdog.now(f"what follows step {state.step}")
         if any_rank(hooks.interrupted()):

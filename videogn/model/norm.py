@@ -103,3 +103,9 @@ def norm_layers(model: nn.Module) -> list[nn.Module]:
     """
     kinds = (nn.GroupNorm, nn.modules.batchnorm._NormBase, nn.LayerNorm, FrozenBatchNorm3d)
     return [module for module in model.modules() if isinstance(module, kinds)]
+
+
+def named_norms(model: nn.Module) -> dict[str, nn.Module]:
+    """Returns the normalization layers of `model` by name, in order."""
+    layers = set(norm_layers(model))
+    return {name: module for name, module in model.named_modules() if module in layers}
