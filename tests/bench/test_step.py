@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
 from videogn import cli
 from videogn.bench import on_gpu
+from videogn.bench.rounds import cpu_seconds
 from videogn.bench.step import Variant, training, variants
 from videogn.build import resolve
 from videogn.config import load_config
@@ -76,6 +78,18 @@ def test_the_command_measures_every_variant_and_writes_it_down(
     assert setting["ratios"]["GN / BN"] == pytest.approx(
         rows["GN"]["ms"] / rows["BN"]["ms"], rel=0.01
     )
+
+
+@pytest.mark.slow
+def test_a_step_with_group_norm_costs_what_one_with_batch_norm_does() -> None:
+    sized = ["data.num_frames=8", "data.crop_size=112", "device=cpu"]
+    config = resolve(load_config("i3d_gn_32f", sized), 400)
+    names: list[Literal["gn", "bn"]] = ["gn", "bn"]
+    steps = {
+        name: training(config, Variant(name, name), torch.device("cpu"), 1).step for name in names
+    }
+    times = cpu_seconds(steps, rounds=7)
+    assert times["gn"] <= 1.05 * times["bn"]  # measured: 0.99
 
 
 def test_decode_takes_one_video(capsys: pytest.CaptureFixture[str]) -> None:
