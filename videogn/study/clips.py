@@ -9,7 +9,7 @@ for some flicker: it is what a network must see past, and what tells one video f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -63,8 +63,8 @@ class Look:
 class MotionClips:
     """The clips of one split.
 
-    A larger split begins with the smaller one's clips, and a longer clip with the shorter one's
-    motion.
+    A larger split begins with the smaller one's clips. A longer clip's object begins as the shorter
+    one's, and moves on.
 
     Args:
         seed: of the data.
@@ -87,9 +87,9 @@ class MotionClips:
         self._clips = _uniform([*key, 1], count, columns=11)
         self._videos = _uniform([*key, 2], videos, columns=8)
 
-    def render(self, rows: Iterable[int]) -> Tensor:
+    def render(self, rows: Sequence[int] | Tensor) -> Tensor:
         """Returns the clips `rows`: float32 (N, 3, T, S, S), on the device."""
-        picked = torch.as_tensor(list(rows))
+        picked = torch.as_tensor(rows)
         of_clip = self._clips[picked].to(self.device)
         of_video = self._videos[picked // self.look.clips_per_video].to(self.device)
         motion = self.labels[picked].to(self.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from math import isnan, nan
 from statistics import mean, stdev
 from typing import Any
 
@@ -59,17 +60,17 @@ def choose_rates(done: Iterable[Done], study: Study) -> dict[str, float]:
     a rate with a diverged trial does not. A norm that diverged at all of them has none.
     """
     by_trial = {each.trial: each.result for each in done}
-    found: dict[str, dict[float, list[float | None]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     pending = set()
     for trial in study.rates:
         assert trial.rate is not None
         if trial not in by_trial:
             pending.add(trial.norm)
             continue
-        found[trial.norm][trial.rate].append(by_trial[trial].get("val"))
+        found[trial.norm][trial.rate].append(by_trial[trial].get("val", nan))
     chosen = {}
     for norm in found.keys() - pending:
-        usable = {rate: mean(vals) for rate, vals in found[norm].items() if None not in vals}
+        usable = {rate: mean(vals) for rate, vals in found[norm].items() if not isnan(mean(vals))}
         if usable:
             chosen[norm] = max(sorted(usable), key=lambda rate: usable[rate])
     return chosen

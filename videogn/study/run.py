@@ -51,7 +51,7 @@ def run_study(source: str | Path, folder: Path, jobs: int = 1) -> str:
         try:
             _do_all(study, folder, jobs)
         finally:  # what there is can be looked at, however it ended
-            text = write_results(folder, study)
+            text = write_results(folder, read_done(folder), study)
     return text
 
 

@@ -40,22 +40,24 @@ def in_parts(done: Iterable[Done], study: Study) -> dict[str, list[Done]]:
 def part_table(done: Sequence[Done]) -> str:
     """Returns test accuracy, percent, mean ± sample standard deviation over seeds.
 
-    A row for each setting, a column for each norm. Where both are there, GN - BN is that of equal
-    seeds, so of equal training clips.
+    A row for each setting, a column for each norm. GN - BN is that of equal seeds, so of equal
+    training clips. BN's statistics are measured anew before the test; beside it stands what the
+    running averages of training gave.
     """
     norms = list(dict.fromkeys(each.trial.norm for each in done))
     rows: dict[Trial, dict[str, list[Done]]] = {}
     for setting, group in by_setting(done).items():
         rows.setdefault(_apart_from_norm(setting), {})[setting.norm] = group
     keys = _telling(rows)
-    paired = {"gn", "bn"} <= set(norms)
+    paired, with_bn = {"gn", "bn"} <= set(norms), "bn" in norms
     header = [*(key.replace("_", " ") for key in keys), *(name_of(norm) for norm in norms)]
-    header += ["GN - BN"] * paired + ["seeds"]
+    header += ["GN - BN"] * paired + ["BN, running averages"] * with_bn + ["seeds"]
     lines = [_line(header), _line(["---:"] * len(header))]
     for setting, groups in rows.items():
         cells = [_word(asdict(setting)[key]) for key in keys]
         cells += [str(spread(groups.get(norm, []), "test")) for norm in norms]
         cells += [str(_difference(groups))] * paired
+        cells += [str(spread(groups.get("bn", []), "test_running"))] * with_bn
         counts = sorted({len(group) for group in groups.values()})
         lines.append(_line([*cells, "-".join(map(str, counts))]))
     return "\n".join(lines)

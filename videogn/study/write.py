@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from videogn.engine.durable import replacing
+from videogn.report.figures import save_figure
+from videogn.study.curves import curves_csv, curves_of
+from videogn.study.figures import draw_accuracy, draw_curves
 from videogn.study.plan import Study
+from videogn.study.records import Done
 from videogn.study.tables import study_tables, table_csv
 
 
-def write_results(folder: Path, study: Study) -> str:
-    """Writes `tables.md` and `tables.csv` of the trials in `folder`; returns the tables."""
-    from videogn.study.run import read_done
+def write_results(folder: Path, done: list[Done], study: Study) -> str:
+    """Writes what trials reached into `folder`; returns the tables as markdown.
 
-    done = read_done(folder)
-    text = study_tables(done, study)
-    (folder / "tables.md").write_text(text, encoding="utf-8")
-    (folder / "tables.csv").write_text(table_csv(done, study), encoding="utf-8")
-    return text
+    The files are `tables.md`, `tables.csv`, `curves.csv`, and as PNG and SVG `curves` and
+    `accuracy`.
+    """
+    tables, curves = study_tables(done, study), curves_of(done)
+    texts = {
+        "tables.md": tables,
+        "tables.csv": table_csv(done, study),
+        "curves.csv": curves_csv(curves),
+    }
+    for name, text in texts.items():
+        with replacing(folder / name) as file:
+            file.write(text.encode())
+    for name, figure in (("curves", draw_curves(curves)), ("accuracy", draw_accuracy(done))):
+        if figure is not None:
+            save_figure(figure, folder / name)
+    return tables
