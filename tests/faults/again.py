@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from tests.faults.jobs import Job, Lost, Waiting, ended, expect, start, until
+from tests.faults.jobs import Job, start
 from tests.faults.plan import Injection
 from tests.faults.references import References, expect_same, files, logged, require_same
 from tests.faults.sabotage import slow_items
+from tests.faults.waiting import Lost, Waiting, ended, expect, until
 
 R10, R11 = "R10 resumed with something else", "R11 two processes for one run"
 

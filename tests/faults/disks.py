@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.faults.jobs import Lost, Sabotage, Waiting, ended, expect, start, until
+from tests.faults.jobs import Sabotage, start
 from tests.faults.plan import Injection
 from tests.faults.references import References, expect_same, files, logged, require_good
 from tests.faults.sabotage import slow_items
+from tests.faults.waiting import Lost, Waiting, ended, expect, until
 
 R4, R5 = "R4 disk full while saving", "R5 folder read-only or gone"
 R12 = "R12 clock jumps, disk full under records"

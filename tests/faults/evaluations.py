@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from tests.faults.jobs import Lost, Waiting, ended, expect, pause, start, until
+from tests.faults.jobs import start
 from tests.faults.plan import Injection
 from tests.faults.references import BN, References
 from tests.faults.sabotage import slow_items
+from tests.faults.waiting import Lost, Waiting, ended, expect, pause, until
 from tests.test_experiment import make_root, read_test
 
 V1, V2 = "V1 test killed, or a video fails", "V2 test in another way"

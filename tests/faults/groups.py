@@ -18,6 +18,7 @@ from tests.faults import (
     mirror,
     numbers,
     processes,
+    resumed,
     stops,
     workers,
 )
@@ -101,7 +102,7 @@ def _checkpoints(terms: Terms) -> Iterator[Finding]:
         yield from damage.damaged(good, terms.folder / "damaged", count)
     if terms.wants(damage.K4, "", True):
         yield from damage.hostile(terms.folder / "hostile")
-    yield from terms.play(damage.resumed(terms.references), "checkpoints")
+    yield from terms.play(resumed.injections(terms.references), "checkpoints")
 
 
 def _processes(terms: Terms) -> Iterator[Finding]:

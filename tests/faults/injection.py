@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -83,17 +82,6 @@ def inject(faults: Sequence[Fault], folder: Path, *, num_workers: int = 2) -> li
         ]
         outcomes.append(Outcome(fault, "; ".join(filter(None, problems))))
     return outcomes
-
-
-def table(outcomes: Sequence[tuple[str, str]]) -> str:
-    """One line a group, of (group, problem): faults injected, survived and lost."""
-    injected = Counter(group for group, _ in outcomes)
-    lost = Counter(group for group, problem in outcomes if problem)
-    lines = [f"{'fault':28} {'injected':>8} {'survived':>8} {'lost':>6}"]
-    for group, count in [*injected.items(), ("all", len(outcomes))]:
-        gone = lost.total() if group == "all" else lost[group]
-        lines.append(f"{group:28} {count:8} {count - gone:8} {gone:6}")
-    return "\n".join(lines)
 
 
 def _manifest(root: Path, paths: Sequence[str]) -> Manifest:

@@ -14,27 +14,20 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
+
+from torch._C._distributed_c10d import TCPStore
 
 from videogn import cli
 
-T = TypeVar("T")
-# What an injection is: it yields while it waits, so that others may go on, and returns in the end.
-Waiting = Generator[None, None, T]
 # Of a process of a run: spoils something in it before it begins, given its rank.
 Sabotage = Callable[[int], None]
 
 REPOSITORY = Path(__file__).parents[2]
-LIMIT = 180.0  # seconds after which a run counts as hung; one takes 1 to 5 on an idle core
 _fork = multiprocessing.get_context("fork")
-
-
-class Lost(Exception):  # noqa: N818  what it says is no error of the program that raises it
-    """A fault was not survived; the message says what came instead."""
 
 
 class _Process(Protocol):
@@ -69,10 +62,13 @@ class Job:
     Args:
         processes: by rank, each the leader of a process group of its own.
         output: the file that they write to.
+        launcher: what they meet at, and what must go with them.
     """
 
-    def __init__(self, processes: Sequence[_Process], output: Path) -> None:
-        self.processes, self._output = processes, output
+    def __init__(
+        self, processes: Sequence[_Process], output: Path, launcher: _Process | None = None
+    ) -> None:
+        self.processes, self._output, self._launcher = processes, output, launcher
 
     @property
     def codes(self) -> list[int | None]:
@@ -89,6 +85,13 @@ class Job:
         """What was written to stdout and stderr."""
         return self._output.read_text(encoding="utf-8", errors="replace")
 
+    @property
+    def tail(self) -> str:
+        """The error that ended it, or the last that it wrote, on one line."""
+        lines = [line for line in self.output.splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("error: ")]
+        return " | ".join(errors[-1:] or lines[-3:])[-400:]
+
     def send(self, number: int, *, ranks: Sequence[int] | None = None, group: bool = False) -> None:
         """Signals the processes of some ranks, all by default, or with their loader workers."""
         for rank in range(len(self.processes)) if ranks is None else ranks:
@@ -100,6 +103,12 @@ class Job:
     def kill(self) -> None:
         """Ends everything that the run has started, at once."""
         self.send(signal.SIGKILL, group=True)
+        self.dismiss()
+
+    def dismiss(self) -> None:
+        """Ends what the ranks met at."""
+        if self._launcher and self._launcher.pid and self._launcher.exitcode is None:
+            os.kill(self._launcher.pid, signal.SIGKILL)
 
     def children(self, rank: int = 0) -> list[int]:
         """Process ids of the loader workers of a rank, and of whatever else it has started."""
@@ -130,6 +139,9 @@ def start(
     """
     output = _new_output(folder)
     port = _free_port() if world > 1 else 0
+    launcher = _fork.Process(target=_launch, args=(port,)) if world > 1 else None
+    if launcher:
+        launcher.start()
     processes = []
     for rank in range(world):
         place = {} if world == 1 else _place(rank, world, port)
@@ -137,7 +149,7 @@ def start(
         process = _fork.Process(target=_live, args=arguments)
         process.start()
         processes.append(process)
-    job = Job(processes, output)
+    job = Job(processes, output, launcher)
     _running.append(job)
     return job
 
@@ -198,7 +210,16 @@ def _place(rank: int, world: int, port: int) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": str(world),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
     }
+
+
+def _launch(port: int) -> None:
+    """Keeps the store of the ranks, as torchrun does: it must not hang when one of them does."""
+    store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    signal.pause()
+    del store
 
 
 def _free_port() -> int:
@@ -218,66 +239,3 @@ def nothing_left_running() -> Iterator[None]:
         for job in _running:
             job.kill()
         _running.clear()
-
-
-def until(
-    condition: Callable[[], bool], job: Job, what: str, limit: float = LIMIT
-) -> Waiting[None]:
-    """Waits for `condition`.
-
-    Raises:
-        Lost: the run ended before, or it took longer than `limit` seconds.
-    """
-    deadline = time.monotonic() + limit
-    while not condition():
-        if job.has_ended and not condition():
-            raise Lost(f"ended with {job.codes} before {what}: {_tail(job)}")
-        if time.monotonic() > deadline:
-            job.kill()
-            raise Lost(f"{what} did not come within {limit:g} s")
-        yield
-
-
-def ended(job: Job, within: float = LIMIT) -> Waiting[list[int | None]]:
-    """Waits for the end of all ranks; returns their exit codes.
-
-    Raises:
-        Lost: some still ran after `within` seconds.
-    """
-    deadline = time.monotonic() + within
-    while not job.has_ended:
-        if time.monotonic() > deadline:
-            codes = job.codes
-            job.kill()
-            raise Lost(f"still runs after {within:g} s (exit codes {codes}): {_tail(job)}")
-        yield
-    return job.codes
-
-
-def expect(job: Job, *codes: int, within: float = LIMIT, says: str = "") -> Waiting[None]:
-    """Waits for the end of the run, which must be one of `codes` on all ranks, in one sentence.
-
-    Raises:
-        Lost: another exit code, a traceback, or an error that does not say `says`.
-    """
-    found = yield from ended(job, within)
-    if not set(found) <= set(codes):
-        raise Lost(f"ended with {found} instead of {codes}: {_tail(job)}")
-    if "Traceback (most recent call last)" in job.output:
-        raise Lost(f"a traceback: {_tail(job)}")
-    if says not in job.output:
-        raise Lost(f"does not say {says!r}: {_tail(job)}")
-
-
-def pause(seconds: float) -> Waiting[None]:
-    """Waits."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        yield
-
-
-def _tail(job: Job) -> str:
-    """The error of a run, or the last of what it wrote, on one line."""
-    lines = [line for line in job.output.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")]
-    return " | ".join(errors[-1:] or lines[-3:])[-400:]

@@ -7,10 +7,11 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.faults.jobs import Job, Lost, Waiting, ended, pause, start, start_script, until
+from tests.faults.jobs import Job, start, start_script
 from tests.faults.plan import Injection
 from tests.faults.references import BN, References, expect_same, logged
 from tests.faults.sabotage import all_of, slow_disk, slow_items
+from tests.faults.waiting import Lost, Waiting, ended, pause, until
 
 R1, R2 = "R1 SIGKILL in start, training or test", "R2 SIGKILL inside a checkpoint write"
 _START, _STEP, _WRITE, _TEST = "start", "step", "write", "test"

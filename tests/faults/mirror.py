@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.faults.jobs import LIMIT, Sabotage, Waiting, expect, start
+from tests.faults.jobs import Sabotage, start
 from tests.faults.plan import Injection
 from tests.faults.references import References, require_same
 from tests.faults.sabotage import hang, raises
+from tests.faults.waiting import LIMIT, Waiting, expect
 
 ROW, HANGS = "R9 W&B fails", "H3 W&B hangs"
 _KEY = "0" * 40  # what a key looks like

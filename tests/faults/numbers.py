@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.faults.jobs import Lost, Sabotage, Waiting, expect, start
+from tests.faults.jobs import Sabotage, start
 from tests.faults.plan import Injection
 from tests.faults.references import BN, References, expect_same, require_good
 from tests.faults.sabotage import at_call, on_rank, raises
+from tests.faults.waiting import Lost, Waiting, expect
 from videogn import build
 
 R7, R8 = "R7 NaN or inf: loss, gradient, input, weights", "R8 out of memory"

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.jobs import Lost, Waiting, nothing_left_running
+from tests.faults.jobs import nothing_left_running
 from tests.faults.table import Finding
+from tests.faults.waiting import Lost, Waiting
 
 _POLL = 0.002  # seconds between two looks at what is waited for
 

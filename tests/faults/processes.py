@@ -12,10 +12,11 @@ from typing import Any
 
 import torch.nn.functional as F
 
-from tests.faults.jobs import Job, Lost, Waiting, ended, expect, start, start_script, until
+from tests.faults.jobs import Job, start, start_script
 from tests.faults.plan import Injection
 from tests.faults.references import BN, References, expect_same, logged, require_good, require_same
 from tests.faults.sabotage import at_call, hang, on_rank, raises, signal_itself
+from tests.faults.waiting import Lost, Waiting, ended, expect, until
 from tests.test_experiment import make_root, words
 from videogn import build
 from videogn.engine import checkpoint
@@ -47,7 +48,9 @@ def ends(references: References) -> Iterator[Injection]:
                 play = partial(_lost_rank, references, mark, rank)
                 quick = (place, what, rank) == ("a step", "killed", 1)
                 yield Injection(P1, f"rank {rank} {what} in {place}", play, 1, quick)
-    yield Injection(P1, "rank 1 killed under torchrun --max-restarts 1", _torchrun(references))
+    yield Injection(
+        P1, "rank 1 killed under torchrun --max-restarts 1", partial(_torchrun, references)
+    )
 
 
 def hangs(references: References) -> Iterator[Injection]:
@@ -67,11 +70,12 @@ def hangs(references: References) -> Iterator[Injection]:
 def uneven(references: References) -> Iterator[Injection]:
     """Data that does not divide among ranks, or that one of them cannot read; BN's statistics."""
     for train, val, world in [(7, 5, 2), (8, 7, 3), (5, 6, 4), (9, 4, 2), (6, 5, 4)]:
-        play = partial(_uneven, references, train, val, world)
+        play = partial(_uneven, references, train, val, world, 0)
         name = f"{train} training and {val} validation videos on {world} ranks"
         yield Injection(P2, name, play, 1, (train, world) == (7, 2))
     for train, val, world in [(8, 1, 2), (8, 2, 3), (8, 1, 4), (1, 1, 2)]:
-        play = partial(_uneven, references, train, val, world)
+        # Less than one clip for each rank is no step, and refused on all of them.
+        play = partial(_uneven, references, train, val, world, 2 if train < world else 0)
         name = f"{train} training and {val} validation videos on {world} ranks"
         yield Injection(P3, name, play, 1, (train, val, world) == (8, 1, 2))
     for world in (2, 3):
@@ -116,26 +120,25 @@ def _have_left(job: Job, ranks: Sequence[int], limit: float) -> Waiting[None]:
     deadline = time.monotonic() + limit
     while any(job.codes[rank] is None for rank in ranks):
         if time.monotonic() > deadline:
-            raise Lost(f"the other rank still waits after {limit:g} s: {job.output[-300:]}")
+            raise Lost(f"the other rank still waits after {limit:g} s: {job.tail}")
         yield
 
 
-def _torchrun(references: References) -> Callable[[Path], Waiting[None]]:
+def _torchrun(references: References, folder: Path) -> Waiting[None]:
     """The real launcher starts both ranks again by itself, and they go on."""
-
-    def play(folder: Path) -> Waiting[None]:
-        unbroken = yield from references.unbroken(world=2)
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        command = references.words(f"rank_timeout={_TIMEOUT}")
-        job = start_script(command, folder, *launcher, "--max-restarts", "1")
-        yield from until(lambda: logged(folder / "run") >= 5, job, "step 5")
-        _kill_rank_1(job)
-        codes = yield from ended(job)  # not `expect`: the launcher prints tracebacks of its own
-        if codes != [0]:
-            raise Lost(f"ended with {codes}: {job.output[-300:]}")
-        require_same(folder / "run", unbroken)
-
-    return play
+    longer = ("optim.epochs=60", "eval.monitor_every_epochs=30")  # than it takes to see it train
+    unbroken = yield from references.unbroken(*longer, world=2)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = references.words(*longer, "rank_timeout=60")  # starting python twice takes its time
+    job = start_script(command, folder, *launcher, "--max-restarts", "1")
+    yield from until(lambda: logged(folder / "run") >= 5, job, "step 5")
+    _kill_rank_1(job)
+    codes = yield from ended(job)  # not `expect`: the launcher prints tracebacks of its own
+    if codes != [0]:
+        raise Lost(f"ended with {codes}: {job.tail}")
+    if "going on with" not in job.output:
+        raise Lost("was not started again")
+    require_same(folder / "run", unbroken)
 
 
 def _kill_rank_1(job: Job) -> None:
@@ -149,14 +152,15 @@ def _kill_rank_1(job: Job) -> None:
 
 
 def _uneven(
-    references: References, train: int, val: int, world: int, folder: Path
+    references: References, train: int, val: int, world: int, code: int, folder: Path
 ) -> Waiting[None]:
     """It trains to its end, and its test is the one that a single process makes of its weights."""
     root = references.root(train, val)
-    command = words(root, "run_dir=run", "optim.epochs=3", "eval.monitor_every_epochs=1")
-    job = start(command, folder, world=world)
-    yield from expect(job, 0)
-    yield from _same_test(folder, 1)
+    few = ("optim.epochs=3", "eval.monitor_every_epochs=1", "optim.clips_per_gpu=1")
+    job = start(words(root, "run_dir=run", *few), folder, world=world)
+    yield from expect(job, code)
+    if not code:
+        yield from _same_test(folder, 1)
 
 
 def _same_test(folder: Path, world: int, *overrides: str) -> Waiting[None]:

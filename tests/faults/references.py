@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.faults.jobs import Job, Lost, Waiting, expect, start, until
+from tests.faults.jobs import Job, start
+from tests.faults.waiting import Lost, Waiting, expect, until
 from tests.test_experiment import make_root, records, words
 from videogn.engine import checkpoint
 from videogn.errors import CheckpointError

@@ -101,7 +101,7 @@ def slow_disk(seconds: float = 0.01) -> Sabotage:
 def slow_items(builder: str, seconds: float, mark: Path) -> Sabotage:
     """Makes a loader of `videogn.build` give an item each `seconds`; a line of `mark` counts each.
 
-    The mark is there as soon as the loader is built.
+    The mark is there before the loader is built.
     """
 
     def spoil(_: int) -> None:
@@ -109,9 +109,8 @@ def slow_items(builder: str, seconds: float, mark: Path) -> Sabotage:
 
         @wraps(plain)
         def built(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            items = plain(*args, **kwargs)
             mark.touch()
-            return slowly(items)
+            return slowly(plain(*args, **kwargs))
 
         def slowly(items: Any) -> Iterator[Any]:
             for item in items:
@@ -125,25 +124,20 @@ def slow_items(builder: str, seconds: float, mark: Path) -> Sabotage:
     return spoil
 
 
-def in_worker(action: Callable[[], object], video: str, number: int = 1) -> Sabotage:
-    """Lets a loader worker do `action` when it opens a video, the `number`-th time."""
-    return _at_opening(lambda: get_worker_info() is not None, action, video, number)
-
-
-def in_decoder(action: Callable[[], object], video: str, number: int = 1) -> Sabotage:
-    """Lets whoever opens a video, the `number`-th time, do `action`."""
-    return _at_opening(lambda: True, action, video, number)
-
-
-def _at_opening(
-    applies: Callable[[], bool], action: Callable[[], object], video: str, number: int
+def in_worker(
+    action: Callable[[], object], video: str, number: int = 1, *, after: Path
 ) -> Sabotage:
+    """Lets a loader worker do `action` when it opens a video, the `number`-th time.
+
+    Only openings count that come when the file `after` is there.
+    """
+
     def spoil(_: int) -> None:
         plain, calls = build.open_video, 0
 
         def opened(path: Any, *args: Any, **kwargs: Any) -> Any:
             nonlocal calls
-            if Path(path).name == video and applies():
+            if Path(path).name == video and get_worker_info() is not None and after.exists():
                 calls += 1
                 if calls == number:
                     action()

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.faults.jobs import Lost, Waiting, ended, expect, pause, start, until
+from tests.faults.jobs import start
 from tests.faults.plan import Injection
 from tests.faults.references import References, expect_same, logged, require_good
 from tests.faults.sabotage import slow_items
+from tests.faults.waiting import Lost, Waiting, ended, expect, pause, until
 
 ROW = "R3 SIGTERM, SIGINT, SIGUSR1"
 WITHIN = 10.0  # seconds to save and leave

@@ -18,20 +18,11 @@ import torch
 from tests.checkpoints import write_checkpoint
 from tests.faults import __main__ as program
 from tests.faults import damage
-from tests.faults.jobs import (
-    REPOSITORY,
-    Job,
-    Lost,
-    Waiting,
-    _Script,
-    ended,
-    expect,
-    start,
-    until,
-)
+from tests.faults.jobs import REPOSITORY, Job, _Script, start
 from tests.faults.plan import Injection, play
 from tests.faults.references import References, expect_same, require_same
 from tests.faults.table import Finding, as_markdown, as_text
+from tests.faults.waiting import Lost, Waiting, ended, expect, until
 from videogn.engine import checkpoint
 from videogn.errors import CheckpointError
 

@@ -10,21 +10,28 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from tests.faults.jobs import Sabotage, Waiting, expect, start
+from tests.faults.jobs import start
 from tests.faults.plan import Injection
 from tests.faults.references import References, expect_same
 from tests.faults.sabotage import (
+    all_of,
     exits,
     hang,
-    in_decoder,
     in_worker,
     memory_error,
     signal_itself,
+    slow_items,
 )
+from tests.faults.waiting import Waiting, expect
 
 ROW = "R6 loader worker dies or fails"
 HANGS = "H1 worker or decoder hangs"
-_VIDEOS = {"training": "train_3.mp4", "monitoring or test": "val_2.mp4"}
+# Where a run is -> what it reads there, and with which loader.
+_PHASES = {
+    "training": ("train_3.mp4", "build_train_loader"),
+    "monitoring": ("val_2.mp4", "build_monitor_loader"),
+    "the test": ("val_2.mp4", "build_video_loader"),
+}
 _TIMEOUT = 2.0  # data.timeout, seconds
 _WITHIN = _TIMEOUT + 10 + 15  # beside it the reader's margin, and the run up to there
 
@@ -44,9 +51,10 @@ def _spin() -> None:
 
 
 _HANGS: dict[str, Callable[[], object]] = {
-    "sleeps": hang,
-    "SIGSTOP": signal_itself(signal.SIGSTOP),
-    "ignores signals": lambda: [
+    "worker sleeps": hang,
+    "worker is stopped": signal_itself(signal.SIGSTOP),
+    "decoder spins": _spin,
+    "worker is deaf": lambda: [
         *(signal.signal(n, signal.SIG_IGN) for n in (signal.SIGTERM, signal.SIGINT)),
         hang(),
     ],
@@ -54,36 +62,44 @@ _HANGS: dict[str, Callable[[], object]] = {
 
 
 def deaths(references: References) -> Iterator[Injection]:
-    """Five ways to die, where it trains and where it evaluates, at first or later."""
-    for phase, video in _VIDEOS.items():
+    """Five ways to die, where it trains and where it evaluates."""
+    for phase in _PHASES:
         for name, action in _DEATHS.items():
-            number = 1 if phase != "training" or name == "SIGSEGV" else 2
-            says = f"{video}" if name != "MemoryError" else ""
-            play = partial(_ends, references, in_worker(action, video, number), says)
-            quick = phase == "training" and name in ("SIGSEGV", "MemoryError")
+            number = 2 if phase == "training" and name != "SIGSEGV" else 1
+            play = partial(_ends, references, phase, action, number)
+            quick = (phase, name) in [("training", "SIGSEGV"), ("the test", "MemoryError")]
             yield Injection(ROW, f"{name} in {phase}", play, is_quick=quick)
 
 
 def hangs(references: References) -> Iterator[Injection]:
-    """A worker that sleeps, is stopped or is deaf, and a decoder that never ends: all are ended."""
-    for phase, video in _VIDEOS.items():
+    """A worker that sleeps, is stopped or is deaf, or whose decoder never ends, is ended."""
+    for phase in _PHASES:
         for name, action in _HANGS.items():
-            for number in (1, 2):
-                spoilt = in_worker(action, video, number)
-                play = partial(_ends, references, spoilt, video)
-                quick = (phase, name, number) == ("training", "SIGSTOP", 1)
-                yield Injection(HANGS, f"worker {name} in {phase} ({number})", play, 1, quick)
-        spoilt = in_decoder(_spin, video)
-        play = partial(_ends, references, spoilt, video)
-        yield Injection(HANGS, f"decoder spins in {phase}", play)
+            for number in (1, 2) if phase == "training" else (1,):
+                play = partial(_ends, references, phase, action, number)
+                quick = (phase, name, number) == ("training", "worker is stopped", 1)
+                yield Injection(HANGS, f"{name} in {phase} ({number})", play, 1, quick)
 
 
-def _ends(references: References, sabotage: Sabotage, says: str, folder: Path) -> Waiting[None]:
+def _ends(
+    references: References,
+    phase: str,
+    action: Callable[[], object],
+    number: int,
+    folder: Path,
+) -> Waiting[None]:
     """The run ends in one sentence that names the file; without the fault it goes on."""
     unbroken = yield from references.unbroken()
-    words = references.words()
-    limited = [*words, f"data.timeout={_TIMEOUT}"]
-    job = start(limited, folder, sabotage=sabotage)
-    # 5 is for those that had no memory left.
-    yield from expect(job, 3, *([] if says else [5]), within=_WITHIN, says=says)
+    words, mark = references.words(), folder / "mark"
+    video, builder = _PHASES[phase]
+    spoilt = in_worker(action, video, number, after=mark)
+    job = start(
+        [*words, f"data.timeout={_TIMEOUT}"],
+        folder,
+        sabotage=all_of(slow_items(builder, 0, mark), spoilt),
+    )
+    if action is memory_error:
+        yield from expect(job, 3, 5, within=_WITHIN)
+    else:
+        yield from expect(job, 3, within=_WITHIN, says=video)
     yield from expect_same(start(words, folder), folder, unbroken)
