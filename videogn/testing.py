@@ -145,6 +145,7 @@ def test_model(
         RunInterruptedError: a signal came; the scores so far are saved.
         DataError: more videos failed than `data.max_bad_fraction` allows, after writing.
     """
+    watchdog.now("the beginning of the test")
     spec = build.build_view_spec(config)
     averager = ViewAverager(len(manifest), spec.num_views, len(manifest.classes))
     identity = distributed.on_main(lambda: _identity(config, model, manifest, device))
