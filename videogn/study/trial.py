@@ -47,11 +47,11 @@ def run_trial(study: Study, trial: Trial, *, test: bool) -> dict[str, Any]:
     device = build.pick_device(config)
     build.set_up_torch(config, device)
     look = Look(
-        trial.frames,
-        config.data.crop_size,
-        trial.light,
-        counts.clips_per_video,
-        trial.standardize,
+        num_frames=trial.frames,
+        size=config.data.crop_size,
+        light=trial.light,
+        clips_per_video=counts.clips_per_video,
+        standardize=trial.standardize,
     )
     training = MotionClips(trial.seed, "train", counts.train, look, device)
     held_out = {
@@ -66,11 +66,11 @@ def run_trial(study: Study, trial: Trial, *, test: bool) -> dict[str, Any]:
     schedule = build.build_schedule(config, counts.train, 1)
     try:
         _train(state, config, trial, training, schedule, held_out["val"], result["curve"])
-        for split, batches in held_out.items():
-            result[f"{split}_running"] = _accuracy(network, batches)
-        precise_bn(network, _some(config, trial, training), to_input=_as_it_is)
-        for split, batches in held_out.items():
-            result[split] = _accuracy(network, batches)
+        reached = {split: _accuracy(network, clips) for split, clips in held_out.items()}
+        result |= {f"{split}_running": accuracy for split, accuracy in reached.items()}
+        if precise_bn(network, _some(config, trial, training), to_input=_as_it_is):
+            reached = {split: _accuracy(network, clips) for split, clips in held_out.items()}
+        result |= reached
     except TrainingDivergedError as error:
         result["diverged"] = str(error)
     result["cpu_seconds"] = round(time.process_time() - cpu_started, 1)
