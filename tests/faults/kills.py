@@ -41,11 +41,16 @@ def _life(
     references: References, moments: Sequence[str], norm: Sequence[str], world: int, seed: int
 ) -> Callable[[Path], Waiting[None]]:
     def play(folder: Path) -> Waiting[None]:
-        unbroken = yield from references.unbroken(*norm, world=world)
-        words, rng = references.words(*norm), random.Random(seed)
+        overrides = [*norm, f"optim.epochs={6 * world}"]  # the same number of steps
+        unbroken = yield from references.unbroken(*overrides, world=world)
+        words, rng = references.words(*overrides), random.Random(seed)
+        slow = all_of(
+            slow_disk(),
+            slow_items("build_train_loader", 0.02, folder / "begun"),
+            slow_items("build_video_loader", 0.1, folder / "tested"),
+        )
 
         def begin() -> Job:
-            slow = all_of(slow_disk(), slow_items("build_video_loader", 0.05, folder / "tested"))
             return start(words, folder, world=world, sabotage=slow)
 
         for moment in moments:
