@@ -42,10 +42,13 @@ def test_shipped_studies_choose_by_seeds_that_they_do_not_test(path: Path) -> No
     assert not {trial.seed for trial in study.rates} & {trial.seed for trial in tested}
     assert all(trial.rate is None for trial in tested)  # chosen on validation, not by hand
     assert study.clips.seed not in {trial.seed for trial in tested}
-    main = study.parts["main"]
-    assert {trial.batch for trial in main} == {8, 4, 2}
-    assert len({trial.frames for trial in main}) == 2
-    assert len({trial.seed for trial in main}) >= 3
+    for part in ("main", "longer clips"):
+        of_part = study.parts[part]
+        assert {(trial.norm, trial.batch) for trial in of_part} == {
+            (norm, batch) for norm in ("gn", "bn") for batch in (8, 4, 2)
+        }
+        assert len({trial.seed for trial in of_part}) >= 3
+    assert len({trial.frames for trial in tested}) == 2
 
 
 def test_a_bare_name_is_looked_for_among_the_shipped() -> None:

@@ -10,7 +10,7 @@ from videogn.study.curves import curves_csv, curves_of
 from videogn.study.figures import draw_accuracy, draw_curves
 from videogn.study.plan import Study
 from videogn.study.records import Done
-from videogn.study.tables import study_tables, table_csv
+from videogn.study.tables import in_parts, study_tables, table_csv
 
 
 def write_results(folder: Path, done: list[Done], study: Study) -> str:
@@ -19,7 +19,10 @@ def write_results(folder: Path, done: list[Done], study: Study) -> str:
     The files are `tables.md`, `tables.csv`, `curves.csv`, and as PNG and SVG `curves` and
     `accuracy`.
     """
-    tables, curves = study_tables(done, study), curves_of(done)
+    shown = list(
+        {each.trial: each for part in in_parts(done, study).values() for each in part}.values()
+    )
+    tables, curves = study_tables(done, study), curves_of(shown)
     texts = {
         "tables.md": tables,
         "tables.csv": table_csv(done, study),
@@ -28,7 +31,7 @@ def write_results(folder: Path, done: list[Done], study: Study) -> str:
     for name, text in texts.items():
         with replacing(folder / name) as file:
             file.write(text.encode())
-    for name, figure in (("curves", draw_curves(curves)), ("accuracy", draw_accuracy(done))):
+    for name, figure in (("curves", draw_curves(curves)), ("accuracy", draw_accuracy(shown))):
         if figure is not None:
             save_figure(figure, folder / name)
     return tables
