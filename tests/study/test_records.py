@@ -108,8 +108,7 @@ def test_tables_show_the_rates_and_only_trials_at_the_chosen_one(tmp_path: Path)
 def test_curves_are_means_over_the_seeds_that_did_not_diverge() -> None:
     broken = Done(replace(GN, seed=3), {"tested": True, "curve": [], "diverged": "the loss"})
     odd = reached(replace(GN, light=0.5), test=1.0)
-    choosing = reached(replace(GN, batch=4), tested=False, val=1.0)
-    curves = curves_of([*some_done(), broken, odd, choosing])
+    curves = curves_of([*some_done(), broken, odd])
     assert [(curve.setting.norm, curve.setting.batch) for curve in curves] == [("gn", 8), ("bn", 8)]
     rows = curves_csv(curves).splitlines()
     assert rows[1] == "gn,8,4,0.5,60.0,0.0,2"

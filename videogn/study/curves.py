@@ -27,13 +27,12 @@ class Curve:
 
 
 def usual(done: Iterable[Done]) -> list[Done]:
-    """Returns the tested trials that differ in norm, batch, length, seed and rate at most."""
+    """Returns the trials that differ in norm, batch, length, seed and rate at most."""
     plain = Trial("", 0, 0, 0)
     return [
         each
         for each in done
-        if each.result["tested"]
-        and replace(each.trial, norm="", batch=0, frames=0, seed=0, rate=None) == plain
+        if replace(each.trial, norm="", batch=0, frames=0, seed=0, rate=None) == plain
     ]
 
 

@@ -98,7 +98,7 @@ def _draw_curve(ax: Axes, curve: Curve, dash: tuple[float, ...]) -> None:
     widths = [error.deviation or 0.0 for _, error in curve.points]
     seeds = curve.points[0][1].seeds
     style = (0, dash) if dash else "-"
-    label = f"{curve.setting.batch} clips ({seeds} seeds)"
+    label = f"{curve.setting.batch} clips ({seeds} seed{'s' * (seeds > 1)})"
     ax.plot(epochs, means, color=colour, linestyle=style, linewidth=1.5, label=label)
     low = [mean - width for mean, width in zip(means, widths, strict=True)]
     high = [mean + width for mean, width in zip(means, widths, strict=True)]

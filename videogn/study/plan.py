@@ -186,7 +186,13 @@ def _check(study: Study, path: Path) -> None:
         raise ConfigError(f"{path}: study.rates gives no rate, but they are to choose one by")
     choosable = {trial.norm for trial in study.rates}
     tested = [trial for trials in study.parts.values() for trial in trials]
+    chosen_by = {trial.seed for trial in study.rates}
     for trial in tested:
+        if trial.seed in chosen_by:
+            raise ConfigError(
+                f"{path}: study.parts tests seed {trial.seed}, which study.rates chooses by; test "
+                "others"
+            )
         if trial.rate is None and trial.norm not in choosable:
             raise ConfigError(f"{path}: study.rates has no trial of {trial.norm} to choose a rate")
     for trial in [*study.rates, *tested]:

@@ -29,7 +29,7 @@ def in_parts(done: Iterable[Done], study: Study) -> dict[str, list[Done]]:
     """Returns the tested trials of each part, at the rates chosen; one may be of several."""
     done = list(done)
     rates = choose_rates(done, study)
-    by_trial = {each.trial: each for each in done if each.result["tested"]}
+    by_trial = {each.trial: each for each in done}
     parts = {}
     for name, trials in study.parts.items():
         wanted = [replace(t, rate=t.rate or rates.get(t.norm)) for t in trials]
