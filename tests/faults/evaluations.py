@@ -82,10 +82,10 @@ def _broken_off(
     weights = yield from _weights(references, ())
     wanted = yield from _undisturbed(references, weights)
     mark = folder / "mark"
-    slow = slow_items("build_video_loader", 0.1, mark)
+    slow = slow_items("build_video_loader", 0.5, mark)
     job = start(_words(weights), folder, world=world, sabotage=slow)
     yield from until(mark.exists, job, "the test")
-    yield from pause(random.Random(seed).uniform(0.1, 0.4))
+    yield from pause(random.Random(seed).uniform(0.1, 1.0))
     job.send(number, group=bool(seed % 2))
     codes = yield from ended(job, 10)
     if number == signal.SIGTERM and set(codes) != {130}:

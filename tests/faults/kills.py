@@ -47,7 +47,7 @@ def _life(
         slow = all_of(
             slow_disk(),
             slow_items("build_train_loader", 0.02, folder / "begun"),
-            slow_items("build_video_loader", 0.1, folder / "tested"),
+            slow_items("build_video_loader", 0.3, folder / "tested"),
         )
 
         def begin() -> Job:

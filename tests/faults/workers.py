@@ -22,7 +22,7 @@ from tests.faults.sabotage import (
     signal_itself,
     slow_items,
 )
-from tests.faults.waiting import Waiting, expect
+from tests.faults.waiting import Waiting, expect, until
 
 ROW = "R6 loader worker dies or fails"
 HANGS = "H1 worker or decoder hangs"
@@ -98,6 +98,7 @@ def _ends(
         folder,
         sabotage=all_of(slow_items(builder, 0, mark), spoilt),
     )
+    yield from until(mark.exists, job, phase)
     if action is memory_error:
         yield from expect(job, 3, 5, within=_WITHIN)
     else:
