@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "videogn"
 TOP = [
     *("build", "experiment", "testing", "demo", "predict", "cli", "report", "runs", "bench"),
-    *("fit", "live_bytes", "doctor", "plan", "study"),
+    *("fit", "live_bytes", "doctor", "plan", "study", "analysis"),
     *("convert", "describe", "export", "resume", "monitoring", "advice", "bad_samples"),
 ]
 
@@ -29,7 +29,7 @@ FORBIDDEN = {
 }
 MAY_IMPORT_CONFIG = {
     *("build", "experiment", "testing", "demo", "predict", "cli", "report", "runs"),
-    *("fit", "bench", "plan", "study"),
+    *("fit", "bench", "plan", "study", "analysis"),
     *("convert", "export", "resume", "monitoring", "advice"),
 }
 

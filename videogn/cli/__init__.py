@@ -22,6 +22,7 @@ COMMANDS = {
     "predict": "name the class of video files",
     "report": "Table 8 beside the paper's, Fig. 7, and a page of all runs",
     "compare": "two tests of the same videos: the difference, and how sure it is",
+    "analyze": "the reasons behind a number: mistakes, noise, where a network looks",
     "completion": "commands, options and keys for a shell's Tab",
     "config": "every value and where it came from",
     "doctor": "what works on this machine, and what to do about the rest",

@@ -53,11 +53,11 @@ def write_page(
     parts = table8 | data_sets if filled else data_sets | table8  # what is at hand comes first
     names = {anchor: name for anchor, (name, _) in parts.items()}
     body = [_head(title, groups, names), _problems(problems), *(part for _, part in parts.values())]
-    write_text(path, _document(title, "\n".join(part for part in body if part)))
+    write_text(path, document(title, "\n".join(part for part in body if part)))
 
 
-def _document(title: str, body: str) -> str:
-    """Returns the file: a policy in it forbids loading anything, and any script but ours."""
+def document(title: str, body: str) -> str:
+    """Returns a page: a policy in it forbids loading anything, and any script but ours."""
     style, script = _resource("page.css") + _norm_colours(), _resource("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "

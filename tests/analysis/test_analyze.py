@@ -1,0 +1,119 @@
+"""The whole command on a thin network: what it writes, says, and does without."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from tests.checkpoints import write_checkpoint
+from tests.test_experiment import CLASSES, make_root
+from videogn import cli
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_root(tmp_path_factory.mktemp("data") / "root", train=1, val=8)
+
+
+def make_run(folder: Path, root: Path, *overrides: str) -> Path:
+    """Writes a run folder with a checkpoint and recorded percentiles; returns the checkpoint."""
+    path = folder / "checkpoints" / "last.pt"
+    path.parent.mkdir(parents=True)
+    ends = {"in": [-2.0, -1.0, 1.0, 2.0], "out": [-1.0, None, 0.5, 1.0]}
+    records = [
+        {"step": step, "epoch": step / 4, "split": "percentiles", "layers": {"norm1": ends}}
+        for step in (0, 4, 8)
+    ]
+    lines = [json.dumps(record) for record in (*records, {"step": 4, "split": "train", "loss": 1})]
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    return write_checkpoint(path, f"data.root={root}", *overrides, classes=CLASSES)
+
+
+def analyze(checkpoint: Path, *more: object) -> int:
+    return cli.main(["analyze", "--ckpt", str(checkpoint), *map(str, more)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
+    """All that there is to find, of a network with BN; one of the videos cannot be read."""
+    here = tmp_path_factory.mktemp("analysis")
+    path = make_run(here / "run", root, "model.norm.kind=bn")
+    video, odd, broken = root / "videos" / "val_0.mp4", here / "a <b> & c.mp4", here / "broken.mp4"
+    odd.write_bytes(video.read_bytes())
+    broken.write_bytes(b"no video")
+    words = ["--test", "--clips", 8, "--rounds", 2, "--cam", video, broken, odd, "--class", "grow"]
+    assert analyze(path, *words) == 3  # of the broken video; the others go on
+    return here / "run" / "analysis_last_000000006"
+
+
+def test_everything_lies_in_one_folder(folder: Path) -> None:
+    found = json.loads((folder / "analysis.json").read_text())
+    assert (found["step"], found["norm"]) == (6, "BN")
+    assert found["test"]["num_videos"] == sum(row["videos"] for row in found["classes"]) == 8
+    assert [point["epoch"] for point in found["percentiles"]] == [0, 1]  # step 8 comes later
+    assert list(found["noise"]["statistics"]) == ["2", "4"]
+    assert found["noise"]["answers"]["BN"]["2"]["largest"] > 0
+    assert found["noise"]["answers"]["GN in its place"]["2"]["largest"] == 0
+    assert [cam["file"] for cam in found["cams"]] == ["cam_val_0.mp4", "cam_a <b> & c.mp4"]
+    assert {cam["class"] for cam in found["cams"]} == {"grow"}
+    assert any("broken.mp4: does not begin" in sentence for sentence in found["missing"])
+
+    with (folder / "confusion.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["label", *sorted(row[0] for row in rows), "(not read)"]
+    assert sum(int(number) for row in rows for number in row[1:]) == 8
+    figures = {path.stem for path in folder.glob("*.svg")}
+    assert figures == {path.stem for path in folder.glob("*.png")}
+    assert figures == {
+        *("calibration", "confusion", "noise_answers", "noise_layers"),
+        *("percentiles_first", "percentiles_last"),
+    }
+
+
+def test_the_page_stands_alone_and_leads_to_the_videos_beside_it(folder: Path) -> None:
+    text = (folder / "analysis.html").read_text()
+    links = re.findall(r'(?:src|[^:]href)="([^"]*)"', text)
+    outside = [link for link in links if not link.startswith(("data:image/", "#"))]
+    assert outside == ["cam_val_0.mp4", "cam_a%20%3Cb%3E%20%26%20c.mp4"]
+    assert all((folder / unquote(link)).is_file() for link in outside)
+    assert "<b>" not in text
+    assert text.count("<svg viewBox") == text.count("</svg>") == 6
+    for colour in ("#fefefe", "#58616c"):  # the page's own stand in their place
+        assert colour not in text.split("</style>", 2)[2]
+    assert "fill: none" in text
+    assert ">0</td>" in text  # GN, to the bit
+
+
+def test_what_is_missing_is_said_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_checkpoint(tmp_path / "x.pt", "data.root=/nowhere")
+    assert analyze(path) == 0
+    said = capsys.readouterr().out
+    assert f"holds no test of x.pt at step 6; make one with `run.py test --ckpt {path}`" in said
+    assert "none were recorded; train with eval.percentiles_every_epochs=1" in said
+    assert "The noise of batches: /nowhere" in said
+    found = json.loads((tmp_path / "analysis_x_000000006" / "analysis.json").read_text())
+    assert (found["test"], found["noise"], len(found["missing"])) == (None, None, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--class", "fly"], "--class 'fly' is none of the 7 classes: class a, "),
+        (["--layer", "layer9"], "--layer layer9: the network has conv1, "),
+        (["model.width=4"], "leave out the override"),
+    ],
+)
+def test_a_wrong_wish_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    path = write_checkpoint(tmp_path / "x.pt")
+    assert analyze(path, *words) == 2
+    assert message in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["x.pt"]

@@ -1,0 +1,1 @@
+"""The reasons behind a number: mistakes, calibration, features, noise, heat."""

@@ -1,0 +1,250 @@
+"""The analysis of a checkpoint: what its test, its training, its data and videos say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videogn import build
+from videogn.analysis.cam_video import no_heat, write_cam
+from videogn.analysis.grad_cam import find_layer, heat_of_video
+from videogn.analysis.noise import Noise, measure_noise
+from videogn.config import Config, config_from
+from videogn.data.pyav_reader import PyAVReader
+from videogn.engine import checkpoint, memory
+from videogn.engine.progress import log_to_terminal, track
+from videogn.errors import ConfigError, DataError, VideoDecodeError
+from videogn.predict.classifier import Classifier
+from videogn.report.predictions import Prediction, read_predictions
+from videogn.report.records import is_number
+from videogn.runs import read_json, read_records
+from videogn.testing import ANYWHERE, restore_model, run_test
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to analyze.
+
+    Attributes:
+        checkpoint: the file.
+        overrides: `dotted.key=value` for its configuration.
+        out: folder of the results; None for one beside the run's checkpoints.
+        test: test the checkpoint first, in that folder.
+        clips: of the validation videos, for the noise of the statistics; 0 leaves it out.
+        rounds: companies that each of them meets.
+        videos: to draw heat on.
+        label: the class that the heat is for; None for what a video is taken for.
+        layer: that the heat is of.
+    """
+
+    checkpoint: Path
+    overrides: Sequence[str]
+    out: Path | None
+    test: bool
+    clips: int
+    rounds: int
+    videos: Sequence[str]
+    label: str | None
+    layer: str
+
+
+@dataclass(frozen=True)
+class Cam:
+    """Heat on one video: `file` in the folder of the analysis, for the class `label`.
+
+    Attributes:
+        video: where it comes from.
+        file: name of the mp4 file.
+        label: the class.
+        windows: start, end and probability of the class in each window.
+        frames: some of the pictures, uint8 (T, H, W, 3).
+    """
+
+    video: str
+    file: str
+    label: str
+    windows: list[tuple[float, float, float]]
+    frames: np.ndarray = field(repr=False)
+
+
+@dataclass
+class Analysis:
+    """What was found; empty where there was nothing to find it in.
+
+    Attributes:
+        folder: of the results.
+        checkpoint: name of the file.
+        step: of the training.
+        norm: kind of normalization, in capitals.
+        test: contents of `test.json`.
+        predictions: of that test.
+        percentiles: (epoch, layer -> "in" or "out" -> percentiles), as recorded in training.
+        noise: of batches.
+        cams: videos with heat.
+        missing: a sentence for each part that could not be made.
+        exit_code: 3 when a video could not be read.
+    """
+
+    folder: Path
+    checkpoint: str
+    step: int
+    norm: str
+    test: Mapping[str, Any] | None = None
+    predictions: Sequence[Prediction] = ()
+    percentiles: Sequence[tuple[float, Mapping[str, Any]]] = ()
+    noise: Noise | None = None
+    cams: list[Cam] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    exit_code: int = 0
+
+
+def analyze(wish: Wish) -> Analysis:
+    """Returns all that can be found; the videos with heat are then written.
+
+    Raises:
+        CheckpointError: no such checkpoint, or a damaged one.
+        ConfigError: an override, a class or a layer is unknown.
+    """
+    log_to_terminal()
+    contents = checkpoint.load(wish.checkpoint)
+    overrides = [*ANYWHERE, *wish.overrides]
+    config = config_from(contents["config"], overrides, where=str(wish.checkpoint))
+    device = build.pick_device(config)
+    build.set_up_torch(config, device)
+    model = restore_model(config, contents, wish.checkpoint).to(device).eval()
+    model.requires_grad_(False)  # Grad-CAM needs derivatives by maps, nothing by weights
+    classifier = Classifier(
+        model,
+        contents["classes"],
+        build.build_view_spec(config),
+        to_input=build.build_to_input(config, device),
+        device=device,
+        views_per_forward=config.eval.views_per_forward,
+    )
+    layer = find_layer(model, wish.layer)
+    class_id = _class_id(wish.label, classifier.classes)
+    run = _run_folder(wish.checkpoint)
+    name = f"analysis_{wish.checkpoint.stem}_{contents['step']:09d}"
+    found = Analysis(
+        folder=wish.out or run / name,
+        checkpoint=wish.checkpoint.name,
+        step=contents["step"],
+        norm=config.model.norm.kind.upper(),
+    )
+    found.folder.mkdir(parents=True, exist_ok=True)
+    _read_test(found, wish, run)
+    _read_percentiles(found, run / "metrics.jsonl")
+    if wish.clips:
+        try:
+            clips = _clips(config, wish.clips, device)
+            advice = [f"--clips {max(wish.clips // 2, 8)}"]  # the largest batch is half of them
+            with memory.explained(lambda: "the noise of batches", device, advice):
+                found.noise = measure_noise(model, clips, found.norm, rounds=wish.rounds)
+        except DataError as error:
+            found.missing.append(f"The noise of batches: {error}")
+    for video in wish.videos:
+        _add_cam(found, video, classifier, layer, class_id)
+    return found
+
+
+def _class_id(label: str | None, classes: Sequence[str]) -> int | None:
+    if label is None:
+        return None
+    if label not in classes:
+        some = ", ".join(classes[:8])
+        raise ConfigError(f"--class {label!r} is none of the {len(classes)} classes: {some}, ...")
+    return classes.index(label)
+
+
+def _run_folder(path: Path) -> Path:
+    return path.parent.parent if path.parent.name == "checkpoints" else path.parent
+
+
+def _read_test(found: Analysis, wish: Wish, run: Path) -> None:
+    """Finds the newest test of the checkpoint's weights, or makes one if that is wished."""
+    own = found.folder / "test"
+    if wish.test:
+        run_test(wish.checkpoint, wish.overrides, own)
+    for folder in [own, run, *sorted(run.glob("test_*"))]:
+        test = read_json(folder / "test.json")
+        if test and test.get("step") == found.step and (folder / "predictions.csv").is_file():
+            try:
+                found.predictions = read_predictions(folder / "predictions.csv")
+            except DataError as error:
+                found.missing.append(f"The test: {error}.")
+                continue
+            found.test = test
+            return
+    found.missing.append(
+        f"The test: {run} holds no test of {found.checkpoint} at step {found.step}; make one with "
+        f"`run.py test --ckpt {wish.checkpoint}`, or add --test here."
+    )
+
+
+def _read_percentiles(found: Analysis, path: Path) -> None:
+    """Reads those of the steps up to the checkpoint's."""
+    records = read_records(path) if path.is_file() else []
+    points = [
+        (record["epoch"], record["layers"])
+        for record in records
+        if record.get("split") == "percentiles"
+        and is_number(record.get("epoch"))
+        and record["step"] <= found.step
+    ]
+    found.percentiles = sorted(points, key=lambda point: point[0])
+    if not points:
+        found.missing.append(
+            "The features over training (Fig. 6): none were recorded; train with "
+            "eval.percentiles_every_epochs=1."
+        )
+
+
+def _clips(config: Config, count: int, device: torch.device) -> list[Tensor]:
+    """Returns one augmented clip of each of `count` validation videos, as BN would see them."""
+    manifest = build.build_manifest(config, "val")
+    batches = build.build_sample_loader(config, manifest, count, batch_size=4)
+    to_input = build.build_to_input(config, device)
+    total = -(-min(count, len(manifest)) // 4)
+    read = track(batches, total=total, what="reading clips", unit="batches")
+    return [clip for batch in read if len(batch.clips) for clip in to_input(batch.clips)]
+
+
+def _add_cam(
+    found: Analysis, path: str, classifier: Classifier, layer: torch.nn.Module, wanted: int | None
+) -> None:
+    """Writes the heat of one video; one that cannot be read is noted, and the others go on."""
+    try:
+        class_id = int(classifier.probs(path).argmax()) if wanted is None else wanted
+        with PyAVReader(path) as video:
+            heats = heat_of_video(
+                video,
+                classifier.model,
+                layer,
+                class_id,
+                classifier.spec,
+                to_input=classifier.to_input,
+                shown=lambda heats, total: track(heats, total=total, what=path, unit="windows"),
+            )
+        label = classifier.classes[class_id]
+        file = _free_name(found.cams, Path(path).stem)
+        frames = write_cam(path, found.folder / file, heats, label, class_id)
+    except VideoDecodeError as error:
+        found.missing.append(f"Where it looks: {error}.")
+        found.exit_code = DataError.exit_code
+        return
+    if no_heat(heats):
+        found.missing.append(f"Where it looks: nothing in {path} speaks for {label}.")
+    windows = [(heat.start, heat.end, heat.probability) for heat in heats]
+    found.cams.append(Cam(path, file, label, windows, frames))
+
+
+def _free_name(cams: Sequence[Cam], stem: str) -> str:
+    taken = {cam.file for cam in cams}
+    names: Iterator[str] = (f"cam_{stem}{f'_{n}' if n else ''}.mp4" for n in range(len(cams) + 1))
+    return next(name for name in names if name not in taken)
