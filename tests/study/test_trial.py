@@ -62,6 +62,17 @@ def test_a_trial_gives_the_same_numbers_again_and_other_seeds_others(tmp_path: P
     assert first["test"] == pytest.approx(100 * right / 24, abs=1e-3)
 
 
+def test_weights_are_those_of_the_seed(tmp_path: Path) -> None:
+    study = tiny_study(tmp_path)
+
+    def weights(seed: int) -> torch.Tensor:
+        trial = replace(TRIAL, seed=seed)
+        return trial_module._network(study.config(trial), trial, clips()).conv1.weight
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
 def test_a_trial_to_choose_by_never_sees_the_test_clips(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,7 +59,6 @@ def run_trial(study: Study, trial: Trial, *, test: bool) -> dict[str, Any]:
         for split, count in (("val", counts.val), ("test", counts.test))
         if test or split != "test"
     }
-    torch.manual_seed(trial.seed)
     network = _network(config, trial, training)
     result: dict[str, Any] = {"tested": test, "curve": []}
     state = build.build_state(config, network, device)
@@ -126,11 +125,12 @@ def _accuracy(network: nn.Module, clips: MotionClips) -> float:
 
 
 def _network(config: Config, trial: Trial, clips: MotionClips) -> I3DResNet:
-    """Returns the network with random weights.
+    """Returns the network with the random weights of the trial's seed.
 
     Frozen BN without a pre-trained network has no statistics to freeze: it is given those of the
     random weights.
     """
+    torch.manual_seed(trial.seed)
     network = build.build_model(config, NUM_CLASSES).to(clips.device)
     if trial.norm == "frozen_bn":
         swap_norm(network, "bn")
