@@ -1,8 +1,8 @@
 """The documents followed by a reader: their commands run one after the other, in one folder.
 
 The videos and networks are tiny: each command that trains gets the overrides that make it so, but
-for the keys that it states itself. What needs more (GPUs, a cluster, Kinetics, published files) is parsed by
-test_commands.py and left out here, by the words that it begins with.
+for the keys that it states itself. What needs more (GPUs, a cluster, Kinetics, published files) is
+parsed by test_commands.py and left out here, by the words that it begins with.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ TINY = {
     "model.init": "null",
     "model.stem_pool_padding": "1",
     "model.norm.num_groups": "4",
-    "data.num_frames": "4",
-    "data.frame_stride": "2",
+    "data.num_frames": "8",
+    "data.frame_stride": "1",
     "data.short_side": "[32,36]",
     "data.crop_size": "32",
     "data.num_workers": "0",
+    "optim.clips_per_gpu": "2",
     "optim.max_steps": "2",
     "eval.num_clips": "2",
     "eval.short_side": "32",
@@ -47,7 +48,7 @@ CLASSES = ("again", "bird", "night", "walk")
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the pages take for granted: videos in class folders, and files called as there."""
     for length, name in enumerate(CLASSES, 20):
-        for video in ("clip", "other"):
+        for video in ("clip", "other", "third", "fourth"):
             (tmp_path / "videos" / name).mkdir(parents=True, exist_ok=True)
             write_numbered(tmp_path / "videos" / name / f"{video}.mkv", length)
     (tmp_path / "more").mkdir()
@@ -99,10 +100,10 @@ def test_own_data_in_ten_minutes(folder: Path) -> None:
     needs_a_download = "python run.py --cfg finetune.yaml data.root=data/mine model.init"
     assert follow("docs/own-data.md", needs_a_download) >= 12
     (test,) = folder.glob("runs/small/*/test.json")
-    assert json.loads(test.read_text())["num_videos"] == 8
+    assert json.loads(test.read_text())["num_videos"] == 16
     assert (folder / "runs" / "report.html").is_file()
     assert (folder / "night.mp4").stat().st_size > 0
-    assert len((folder / "answers.csv").read_text().splitlines()) == 1 + 8 * 4
+    assert len((folder / "answers.csv").read_text().splitlines()) == 1 + 16 * 4
 
 
 def test_protocols(folder: Path) -> None:
@@ -112,7 +113,7 @@ def test_protocols(folder: Path) -> None:
     assert follow("docs/protocols.md", "python run.py compare") == 4
     tests = [json.loads(path.read_text()) for path in folder.glob("test_*/test.json")]
     assert len({test["protocol"] for test in tests}) == 4
-    assert {test["num_decoded"] for test in tests} == {8}
+    assert {test["num_decoded"] for test in tests} == {16}
 
 
 def test_lists_of_others(folder: Path) -> None:
@@ -139,8 +140,8 @@ def test_table_8_in_miniature(folder: Path) -> None:
 
 
 def test_the_readme(folder: Path) -> None:
-    assert data_prep(["index", "videos", "--out", "data/k400", "--val-same"]) == 0
-    root = f"data.root={folder / 'data' / 'k400'}"
+    assert data_prep(["index", "videos", "--out", "data/mine", "--val-same"]) == 0
+    root = f"data.root={folder / 'data' / 'mine'}"
     for name in ("best.pt", "last.pt"):
         write_checkpoint(folder / name, root, classes=CLASSES)
     set_up = ("python3", ".", "pip", "pytest", "python run.py demo", "torchrun")
