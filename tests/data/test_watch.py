@@ -223,6 +223,22 @@ def test_a_worker_that_cannot_even_be_killed_is_not_waited_for(
         process.kill()
 
 
+def test_leaving_does_not_wait_for_workers_that_are_in_a_video(manifest: Manifest) -> None:
+    def slow(path: str, *, index: FrameIndex | None) -> VideoReader:
+        time.sleep(60)
+        return open_video(manifest.videos / path, index=index)
+
+    before = set(multiprocessing.active_children())
+    videos = EvalVideos(manifest, VIEWS, open_video=slow)
+    batches = video_loader(videos, range(3), num_workers=3, pin=False, timeout=100)
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 3
+    begin = time.monotonic()
+    del batches
+    assert time.monotonic() - begin < 8  # torch alone: 30 s
+    assert not any(worker.is_alive() for worker in workers)
+
+
 def test_a_reader_that_gives_up_in_time_makes_a_bad_video(manifest: Manifest) -> None:
     def opened(path: str, *, index: FrameIndex | None) -> VideoReader:
         patience = 1e-9 if Path(path).name == NAMES[FATAL] else None

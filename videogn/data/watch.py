@@ -123,7 +123,7 @@ class WatchedBatches(Iterator[Any]):
         self._watch = _Watch(board, started, name_of, limit)
         if limit is not None:
             threading.Thread(target=self._watch.run, daemon=True, name="watch").start()
-        weakref.finalize(self, self._watch.stop)
+        weakref.finalize(self, self._watch.leave)
 
     def __next__(self) -> Any:
         """Returns the next item; DataError when a worker was killed or has got stuck."""
@@ -172,9 +172,10 @@ class _Watch:
         finally:
             self._waits += 1
 
-    def stop(self) -> None:
-        """Ends `run`."""
+    def leave(self) -> None:
+        """Ends `run` and the workers: torch would wait 10 s for each that is in a video."""
         self._stop.set()
+        self.kill_all()
 
     def run(self) -> None:
         """Kills the workers when one has got stuck, so that nobody waits for it any more.

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed import PrefixStore, Store  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.rendezvous import rendezvous
 
 from videogn.errors import VideognError
@@ -27,7 +28,8 @@ class Ranks:
         rank: its number, from 0.
         world: how many there are.
         local_rank: its number on this machine.
-        store: what all of them can read and write beside their work; None for a single process.
+        store: what all of them can read and write beside their work, empty at the start; None for a
+            single process.
     """
 
     rank: int = 0
@@ -63,6 +65,9 @@ def join(device: torch.device, timeout: float = 600.0) -> Ranks:
         if cuda:
             torch.cuda.set_device(device)
         store, rank, world = next(iter(rendezvous("env://", timeout=limit)))
+        # torchrun keeps one store over its restarts, with the addresses of those that have ended.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = PrefixStore(f"attempt_{attempt}", store)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
             store=store,
@@ -70,7 +75,8 @@ def join(device: torch.device, timeout: float = 600.0) -> Ranks:
             world_size=world,
             timeout=limit,
         )
-        _joined = Ranks(rank, world, int(os.environ.get("LOCAL_RANK", "0")), store)
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        _joined = Ranks(rank, world, local_rank, PrefixStore(from_main(uuid4().hex), store))
     return _joined
 
 
