@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tests.test_experiment import (
     records,
     words,
 )
-from videogn import advice, cli
+from videogn import advice, build, cli
 from videogn.bad_samples import BadSamples
 from videogn.config import load_config
 from videogn.data.dataset import BadVideo
@@ -130,6 +131,39 @@ def test_advice_on_waiting_is_about_workers_until_the_cores_are_used(root: Path)
     config = load_config("demo.yaml", words(root, "data.num_workers=3")[2:])
     assert "raise data.num_workers from 3" in advice.for_waiting(config, cores=8)
     assert "all 4 cores are used; re-encode" in advice.for_waiting(config, cores=4)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux confines a process")
+def test_advice_counts_the_cores_that_the_process_may_use(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(3)))
+    config = load_config("demo.yaml", words(root, "data.num_workers=1")[2:])
+    assert "there are 3 cores" in advice.for_waiting(config)
+    config = load_config("demo.yaml", words(root, "data.num_workers=2")[2:])
+    assert "all 3 cores are used" in advice.for_waiting(config)
+
+
+def test_an_overflow_in_the_first_step_of_fp16_leaves_no_momentum(root: Path) -> None:
+    config = load_config("demo.yaml", words(root, "optim.amp=fp16")[2:])
+
+    def stepped(*gradients: float) -> list[Tensor]:
+        model = build.build_model(config, 6)
+        state = build.build_state(config, model, torch.device("cpu"))
+        for gradient in gradients:
+            for p in model.parameters():
+                p.grad = torch.full_like(p, gradient)
+                state.scaler.scale(p.grad)  # which sets it up
+            state.scaler.unscale_(state.optimizer)
+            state.scaler.step(state.optimizer)
+            state.scaler.update()
+            if gradient == torch.inf:
+                assert not state.optimizer.state
+        return [p.detach() for p in model.parameters()]
+
+    scale = 2.0**16
+    after_overflow, plain = stepped(torch.inf, scale / 2), stepped(scale)
+    assert all(map(torch.equal, after_overflow, plain))
 
 
 # The average of the weights

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
+from videogn import build
 from videogn.config import Config, config_from, to_dict
 from videogn.errors import ConfigError
 
@@ -48,9 +49,9 @@ def for_waiting(config: Config, cores: int | None = None) -> str:
 
     Args:
         config: of the run.
-        cores: of this machine, if not the real one.
+        cores: that this process may use, if not the real ones.
     """
-    cores = cores or os.cpu_count() or 1
+    cores = cores or build.cores()
     workers, together = config.data.num_workers, config.data.clips_per_decode
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if (workers + 1) * ranks < cores:
