@@ -36,7 +36,12 @@ from videogn.engine.train import train
 from videogn.errors import DataError, TrainingDivergedError
 
 
-def diverging(state: TrainState, batches: Iterator[Any], **changed: Any) -> Recorder:
+def diverging(
+    state: TrainState,
+    batches: Iterator[Any],
+    ranks: Ranks = Ranks(),  # noqa: B008  frozen
+    **changed: Any,
+) -> Recorder:
     """Trains until it diverges; returns what was called until then."""
     recorder = Recorder()
     with pytest.raises(TrainingDivergedError) as raised:
@@ -46,7 +51,7 @@ def diverging(state: TrainState, batches: Iterator[Any], **changed: Any) -> Reco
             schedule=Schedule(8, 4, epochs=20.0, base_lr=0.1, base_batch=4),
             options=replace(OPTIONS, **changed),
             to_input=lambda clips: clips,
-            ranks=Ranks(),
+            ranks=ranks,
             hooks=recorder.hooks(state),
         )
     assert raised.value.exit_code == 4
