@@ -130,7 +130,6 @@ def _network(config: Config, trial: Trial, clips: MotionClips) -> I3DResNet:
     Frozen BN without a pre-trained network has no statistics to freeze: it is given those of the
     random weights.
     """
-    torch.manual_seed(trial.seed)
     network = build.build_model(config, NUM_CLASSES).to(clips.device)
     if trial.norm == "frozen_bn":
         swap_norm(network, "bn")
