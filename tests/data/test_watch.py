@@ -140,6 +140,18 @@ def test_a_lost_worker_is_named_by_its_file(
     assert len(found) <= (FATAL if test else FATAL // 2)  # in order: at most what came before
 
 
+def a_decoder_that_never_returns() -> None:
+    time.sleep(60)
+
+
+def test_a_worker_that_is_stuck_prints_where(
+    manifest: Manifest, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(DataError, match="has kept a loader worker"):
+        list(items(manifest, a_decoder_that_never_returns, num_workers=1, test=False))
+    assert "in a_decoder_that_never_returns" in capfd.readouterr().err
+
+
 def test_a_death_is_noticed_while_waiting_and_not_in_the_middle_of_a_step(
     manifest: Manifest,
 ) -> None:

@@ -7,14 +7,16 @@ into shared memory what it reads, and whoever waits for a batch looks there.
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import connection, sharedctypes
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
@@ -28,6 +30,8 @@ from videogn.errors import DataError
 MARGIN = 10.0
 POLL = 1.0  # seconds between two looks at the workers
 _DYING = 2.0  # seconds that a process may take to end
+_SHOWING = 0.2  # seconds that a process may take to print its stacks
+_SHOW = signal.SIGUSR2  # the signal that asks for them
 _FIELDS = 3  # of a line of the board: pid, changes, row
 _TIMED_OUT = "DataLoader timed out"  # how torch's message begins
 
@@ -81,6 +85,8 @@ _pen = _Pen()
 
 def join(board: Board, worker: int) -> None:
     """Makes this process write to line `worker` of `board` from now on."""
+    # In C, at once, wherever the interpreter is: a decoder that never returns holds it.
+    faulthandler.register(_SHOW, file=sys.__stderr__ or 2, all_threads=True)
     _pen.board, _pen.worker = board, worker
     _pen.write(0, 0)
 
@@ -194,6 +200,7 @@ class _Watch:
             if self._is_waited_for():
                 self.stuck = self._why_stuck([now - moment for moment in since])
                 if self.stuck:
+                    self._show_stacks()
                     self.kill_all()
                     return
 
@@ -203,6 +210,14 @@ class _Watch:
 
     def _is_waited_for(self) -> bool:
         return self._waits % 2 == 1
+
+    def _show_stacks(self) -> None:
+        """Has the workers that have begun print where they are; a stopped one cannot."""
+        for line in self._board.lines():
+            if line.pid:
+                with suppress(ProcessLookupError):
+                    os.kill(line.pid, _SHOW)
+        time.sleep(_SHOWING)
 
     def kill_all(self) -> None:
         """Ends the workers, also stopped ones, which would not see any other signal."""
