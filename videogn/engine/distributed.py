@@ -43,6 +43,10 @@ class Ranks:
         return self.rank == 0
 
 
+# Seconds that ranks have to find each other on a busy machine, however short a step may be. Shorter
+# limits are the watchdog's, which knows what a rank is at.
+MEETING = 60.0
+
 # Of the group that was joined; a process joins one in its life.
 _joined = Ranks()
 
@@ -55,13 +59,13 @@ def join(device: torch.device, timeout: float = 600.0) -> Ranks:
 
     Args:
         device: of this process.
-        timeout: seconds after which waiting for another rank is an error.
+        timeout: seconds after which waiting for another rank is an error; at least `MEETING`.
     """
     global _joined  # noqa: PLW0603  as torch's own group is the process's
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return Ranks()
     if not dist.is_initialized():
-        cuda, limit = device.type == "cuda", timedelta(seconds=timeout)
+        cuda, limit = device.type == "cuda", timedelta(seconds=max(timeout, MEETING))
         if cuda:
             torch.cuda.set_device(device)
         store, rank, world = next(iter(rendezvous("env://", timeout=limit)))

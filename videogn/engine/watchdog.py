@@ -86,7 +86,14 @@ def together(device: torch.device, limit: float) -> Iterator[Ranks]:
     Raises:
         RankLostError: another rank has failed; with its reason and exit code if it told them.
     """
-    ranks = distributed.join(device, limit)
+    try:
+        ranks = distributed.join(device, limit)
+    except RuntimeError as error:
+        words = " ".join(str(error).split())[:300]
+        raise RankLostError(
+            f"the processes of the run did not find each other ({words}); start all of them, at "
+            "the same rendezvous"
+        ) from error
     watch = _Watch(ranks, limit)
     try:
         with watch.running():
