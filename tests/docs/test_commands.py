@@ -110,7 +110,7 @@ def test_a_stale_command_would_be_noticed(line: str, said: str) -> None:
 def test_the_documents_name_every_command() -> None:
     text = "".join((ROOT / page).read_text(encoding="utf-8") for page in NAMES)
     named = set(re.findall(r"run\.py ([a-z]+)", text))
-    assert set(cli.COMMANDS) - named == {"train"}  # which may be left out
+    assert set(cli.COMMANDS) <= named
     assert set(data_prep.COMMANDS) <= set(re.findall(r"data_prep ([a-z0-9]+)", text))
 
 
