@@ -14,6 +14,8 @@ from tests.checkpoints import write_checkpoint
 from tests.test_experiment import CLASSES, make_root
 from videogn import cli
 
+LAYERS = ["norm1", "layer4.0.norm3", "layer4.0.downsample.1"]
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -26,7 +28,12 @@ def make_run(folder: Path, root: Path, *overrides: str) -> Path:
     path.parent.mkdir(parents=True)
     ends = {"in": [-2.0, -1.0, 1.0, 2.0], "out": [-1.0, None, 0.5, 1.0]}
     records = [
-        {"step": step, "epoch": step / 4, "split": "percentiles", "layers": {"norm1": ends}}
+        {
+            "step": step,
+            "epoch": step / 4,
+            "split": "percentiles",
+            "layers": dict.fromkeys(LAYERS, ends),
+        }
         for step in (0, 4, 8)
     ]
     lines = [json.dumps(record) for record in (*records, {"step": 4, "split": "train", "loss": 1})]
@@ -82,6 +89,7 @@ def test_the_page_stands_alone_and_leads_to_the_videos_beside_it(folder: Path) -
     assert outside == ["cam_val_0.mp4", "cam_a%20%3Cb%3E%20%26%20c.mp4"]
     assert all((folder / unquote(link)).is_file() for link in outside)
     assert "<b>" not in text
+    assert "Percentiles of layer4.0.norm3 over epochs" in text  # the last convolution's
     assert text.count("<svg viewBox") == text.count("</svg>") == 6
     for colour in ("#fefefe", "#58616c"):  # the page's own stand in their place
         assert colour not in text.split("</style>", 2)[2]

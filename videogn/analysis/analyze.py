@@ -2,106 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from videogn import build
 from videogn.analysis.cam_video import no_heat, write_cam
+from videogn.analysis.found import Analysis, Cam, Wish
 from videogn.analysis.grad_cam import find_layer, heat_of_video
-from videogn.analysis.noise import Noise, measure_noise
+from videogn.analysis.noise import measure_noise
 from videogn.config import Config, config_from
 from videogn.data.pyav_reader import PyAVReader
 from videogn.engine import checkpoint, memory
 from videogn.engine.progress import log_to_terminal, track
 from videogn.errors import ConfigError, DataError, VideoDecodeError
 from videogn.predict.classifier import Classifier
-from videogn.report.predictions import Prediction, read_predictions
+from videogn.report.predictions import read_predictions
 from videogn.report.records import is_number
 from videogn.runs import read_json, read_records
 from videogn.testing import ANYWHERE, restore_model, run_test
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What to analyze.
-
-    Attributes:
-        checkpoint: the file.
-        overrides: `dotted.key=value` for its configuration.
-        out: folder of the results; None for one beside the run's checkpoints.
-        test: test the checkpoint first, in that folder.
-        clips: of the validation videos, for the noise of the statistics; 0 leaves it out.
-        rounds: companies that each of them meets.
-        videos: to draw heat on.
-        label: the class that the heat is for; None for what a video is taken for.
-        layer: that the heat is of.
-    """
-
-    checkpoint: Path
-    overrides: Sequence[str]
-    out: Path | None
-    test: bool
-    clips: int
-    rounds: int
-    videos: Sequence[str]
-    label: str | None
-    layer: str
-
-
-@dataclass(frozen=True)
-class Cam:
-    """Heat on one video: `file` in the folder of the analysis, for the class `label`.
-
-    Attributes:
-        video: where it comes from.
-        file: name of the mp4 file.
-        label: the class.
-        windows: start, end and probability of the class in each window.
-        frames: some of the pictures, uint8 (T, H, W, 3).
-    """
-
-    video: str
-    file: str
-    label: str
-    windows: list[tuple[float, float, float]]
-    frames: np.ndarray = field(repr=False)
-
-
-@dataclass
-class Analysis:
-    """What was found; empty where there was nothing to find it in.
-
-    Attributes:
-        folder: of the results.
-        checkpoint: name of the file.
-        step: of the training.
-        norm: kind of normalization, in capitals.
-        test: contents of `test.json`.
-        predictions: of that test.
-        percentiles: (epoch, layer -> "in" or "out" -> percentiles), as recorded in training.
-        noise: of batches.
-        cams: videos with heat.
-        missing: a sentence for each part that could not be made.
-        exit_code: 3 when a video could not be read.
-    """
-
-    folder: Path
-    checkpoint: str
-    step: int
-    norm: str
-    test: Mapping[str, Any] | None = None
-    predictions: Sequence[Prediction] = ()
-    percentiles: Sequence[tuple[float, Mapping[str, Any]]] = ()
-    noise: Noise | None = None
-    cams: list[Cam] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    exit_code: int = 0
 
 
 def analyze(wish: Wish) -> Analysis:

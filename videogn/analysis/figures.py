@@ -18,6 +18,7 @@ from videogn.report.palette import colours_of
 
 # The page puts its own in their place.
 GROUND, INK, SOFT, GRID = "#fefefe", "#191d22", "#58616c", "#e9ecef"
+GAP = "#b3261e"
 _BARS, _EARLY, _LATE = colours_of("GN")[0], "#aeb6bf", "#6a737e"
 _MOST_NAMES = 40  # classes whose names fit beside a matrix
 _STYLE: dict[Any, Any] = {
@@ -99,8 +100,12 @@ def draw_percentiles(
     epochs = [epoch for epoch, _ in points]
     with mpl.rc_context(_STYLE):
         figure = _figure(7.6, 2.9)
+        figure.suptitle(layer, x=0.01, horizontalalignment="left", fontsize=10, weight="bold")
         axes = figure.subplots(1, 2)
-        titles = ("in", "input (the convolution's output)"), ("out", "output, before the ReLU")
+        titles = (
+            ("in", "input: the convolution's output"),
+            ("out", "output, before addition and ReLU"),
+        )
         for ax, (end, title) in zip(axes, titles, strict=True):
             lines = np.array([values[end] for _, values in points], float).T  # None becomes NaN
             colour = colours_of(norm)[0]
@@ -113,7 +118,7 @@ def draw_percentiles(
                         name, (epochs[-1], line[-1]), (4, 0), textcoords="offset points",
                         color=SOFT, fontsize=8, va="center",
                     )  # fmt: skip
-            ax.set_title(f"{layer}: {title}", fontsize=9.5, loc="left")
+            ax.set_title(title, fontsize=9.5, loc="left")
             ax.set_xlabel("epoch")
             ax.grid()
     return figure
@@ -199,7 +204,7 @@ def _draw_bins(ax: Axes, bins: Sequence[Bin]) -> None:
             (each.low + each.high) / 2, each.accuracy, 0.92 * width,
             color=_BARS, alpha=0.25 + 0.6 * each.videos / most, linewidth=0,
         )  # fmt: skip
-        ax.plot([each.confidence] * 2, [each.accuracy, each.confidence], color="#b3261e", lw=1.2)
+        ax.plot([each.confidence] * 2, [each.accuracy, each.confidence], color=GAP, lw=1.2)
         ax.plot(each.confidence, each.accuracy, ".", color=INK, markersize=5)
 
 

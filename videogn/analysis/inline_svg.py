@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from videogn.analysis.figures import GRID, GROUND, INK, SOFT
+from videogn.analysis.figures import GAP, GRID, GROUND, INK, SOFT
 from videogn.report.html import safe
 from videogn.report.palette import NORM_COLOURS
 
@@ -13,6 +13,7 @@ _PAGE_COLOURS = {
     INK: "var(--ink)",
     SOFT: "var(--soft)",
     GRID: "var(--grid)",
+    GAP: "var(--bad)",
     # Where the ground is dark, a norm's colour is another, which goes under the old one's name.
     **{light: f"var(--{light[1:]},{light})" for light, _ in NORM_COLOURS.values()},
 }

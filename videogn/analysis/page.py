@@ -6,8 +6,8 @@ import base64
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-from videogn.analysis.analyze import Analysis, Cam
 from videogn.analysis.calibration import Calibration
+from videogn.analysis.found import Analysis, Cam
 from videogn.analysis.inline_svg import DARK_COLOURS, inline_svg
 from videogn.analysis.mistakes import class_scores, confused_pairs
 from videogn.analysis.noise import Noise
@@ -79,7 +79,7 @@ def _calibration(found: Calibration, figures: Figures) -> str:
         paragraph(said),
         _figure(figures, "calibration", told),
         paragraph(
-            "Red: the gap to the diagonal, of which ECE is the mean; dark bars: more videos."
+            "Red: the gap to the diagonal, of which ECE is the mean; strong bars: more videos."
         ),
     )
 
@@ -126,8 +126,7 @@ def _pairs(found: Analysis) -> str:
 def _features(found: Analysis, figures: Figures) -> str:
     if not found.percentiles:
         return ""
-    layers = list(found.percentiles[-1][1])
-    last = layers[-1]
+    first, last = found.shown_layers
     header = ["layer", *(f"{end} {p} %" for end in ("in", "out") for p in (1, 20, 80, 99))]
     rows = [
         [name, *(_value(v) for end in ("in", "out") for v in ends[end])]
@@ -135,13 +134,13 @@ def _features(found: Analysis, figures: Figures) -> str:
     ]
     every = table("Percentiles of every layer, the last recorded", header, rows)
     return "<h2>Features over training (Fig. 6)</h2>" + section(
-        f"{last} and the first layer",
+        f"{last} and {first}",
         paragraph(
-            "Percentiles 1, 20, 80 and 99 of what enters and leaves the normalization, before the "
-            "ReLU, in evaluation mode, over the same 8 validation clips each time."
+            "Percentiles 1, 20, 80 and 99 of what enters and leaves the normalization, before "
+            "addition and ReLU, in evaluation mode, over the same 8 validation clips each time."
         ),
         _figure(figures, "percentiles_last", f"Percentiles of {last} over epochs"),
-        _figure(figures, "percentiles_first", f"Percentiles of {layers[0]} over epochs"),
+        _figure(figures, "percentiles_first", f"Percentiles of {first} over epochs"),
         f"<details><summary>All layers at epoch {found.percentiles[-1][0]:.4g}</summary>{every}"
         "</details>",
     )

@@ -11,7 +11,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from videogn.analysis.analyze import Analysis
 from videogn.analysis.calibration import Calibration, calibration
 from videogn.analysis.figures import (
     draw_answer_noise,
@@ -20,6 +19,7 @@ from videogn.analysis.figures import (
     draw_layer_noise,
     draw_percentiles,
 )
+from videogn.analysis.found import Analysis
 from videogn.analysis.mistakes import class_scores, confused_pairs, confusion_matrix
 from videogn.analysis.page import exactly, page
 from videogn.data.tables import write_text
@@ -52,8 +52,7 @@ def _figures(found: Analysis, calibrated: Calibration | None) -> dict[str, Figur
     if calibrated:
         figures["calibration"] = draw_calibration(calibrated)
     if found.percentiles:
-        layers = list(found.percentiles[-1][1])
-        for name, layer in (("first", layers[0]), ("last", layers[-1])):
+        for name, layer in zip(("first", "last"), found.shown_layers, strict=True):
             points = [(epoch, each[layer]) for epoch, each in found.percentiles if layer in each]
             figures[f"percentiles_{name}"] = draw_percentiles(layer, points, found.norm)
     if found.noise:

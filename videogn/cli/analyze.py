@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns 3 when some video could not be read."""
-    from videogn.analysis.analyze import Wish, analyze
+    from videogn.analysis.analyze import analyze
+    from videogn.analysis.found import Wish
     from videogn.analysis.write import write_analysis
 
     overrides = args.overrides + [w for w in args.cam if "=" in w and not Path(w).exists()]
