@@ -27,10 +27,10 @@ from videogn.engine.partial import PartialScores
 from videogn.engine.progress import log_to_terminal, track
 from videogn.engine.signals import noted_signals
 from videogn.engine.wandb_mirror import WandbMirror
-from videogn.errors import CheckpointError, DataError
+from videogn.errors import CheckpointError, ConfigError, DataError
 from videogn.model.i3d import I3DResNet, complete_fingerprint
 from videogn.report.prediction_table import COLUMNS, choose, read_rows, with_clips
-from videogn.runs import environment, test_folder, write_config, write_json
+from videogn.runs import environment, has_checkpoints, test_folder, write_config, write_json
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def run_test(path: str | Path, overrides: Sequence[str], out: Path | None) -> di
         }
         with ExitStack() as stack:
             mirror = None
-            distributed.on_main(lambda: stack.enter_context(locked(folder)))
+            distributed.on_main(lambda: _take(folder, stack))
             interrupted = stack.enter_context(noted_signals())
             if ranks.is_main:
                 write_config(folder, to_dict(config))
@@ -93,6 +93,16 @@ def run_test(path: str | Path, overrides: Sequence[str], out: Path | None) -> di
                 mirror=mirror,
                 interrupted=interrupted,
             )
+
+
+def _take(folder: Path, stack: ExitStack) -> None:
+    """Locks the folder of a test, which is this process's until `stack` is closed."""
+    stack.enter_context(locked(folder))
+    if has_checkpoints(folder):
+        raise ConfigError(
+            f"--out {folder} holds a run, whose config.yaml and test.json would be overwritten; "
+            "choose another folder"
+        )
 
 
 def restore_model(
@@ -182,11 +192,15 @@ def test_model(
         "protocol": spec.describe(),
         **source,
     }
-    if ranks.is_main:
+
+    def write() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         _write_predictions(folder / "predictions.csv", manifest, result, failed)
         write_json(folder / "test.json", report)
         scores.discard()
+
+    distributed.on_main(write)  # before any rank ends for what failed, and all others with it
+    if ranks.is_main:
         log.info(
             "top-1 %.2f %%, top-5 %.2f %% over %d videos (%d failed): %s",
             result.top1,
@@ -211,7 +225,7 @@ def _identity(config: Config, model: nn.Module, manifest: Manifest, device: torc
             "videos": [manifest.content_hash(), str(manifest.videos), config.data.decoder],
             "views": asdict(build.build_view_spec(config)),
             "input": [list(config.data.mean), list(config.data.std)],
-            "arithmetic": [torch.__version__, device.type, config.eval.views_per_forward],
+            "arithmetic": [torch.__version__, device.type, build.norm_impl(config, device)],
         }
     )
 
@@ -238,12 +252,17 @@ def _mirror_test(
 def refuse_failures(report: Mapping[str, Any], config: Config, folder: Path) -> None:
     """Raises DataError if too many videos of a test failed."""
     failed, num_videos = len(report["failed"]), report["num_videos"]
-    if failed > config.data.max_bad_fraction * num_videos:
+    if too_many_failed(report, config):
         raise DataError(
             f"{failed} of {num_videos} videos could not be read, more than data.max_bad_fraction="
             f"{config.data.max_bad_fraction} allows; they are listed in {folder / 'test.json'} and "
             "count as wrong"
         )
+
+
+def too_many_failed(report: Mapping[str, Any], config: Config) -> bool:
+    """Returns whether more videos of a test failed than `data.max_bad_fraction` allows."""
+    return len(report["failed"]) > config.data.max_bad_fraction * report["num_videos"]
 
 
 def require_same_classes(classes: Sequence[str], manifest: Manifest, path: str | Path) -> None:
