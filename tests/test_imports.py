@@ -15,6 +15,7 @@ TOP = [
     *("build", "experiment", "testing", "demo", "predict", "cli", "report", "runs", "bench"),
     *("fit", "live_bytes", "doctor", "plan", "study", "analysis"),
     *("convert", "describe", "export", "resume", "monitoring", "advice", "bad_samples"),
+    "restarts",
 ]
 
 # part -> what it must not import, at the top of a file or inside a function

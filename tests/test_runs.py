@@ -14,6 +14,7 @@ import yaml
 
 from videogn import runs
 from videogn.config import Config, load_config, to_dict
+from videogn.engine import checkpoint
 from videogn.runs import (
     claim_run_folder,
     environment,
@@ -103,7 +104,9 @@ def test_another_experiment_does_not(override: str, tmp_path: Path) -> None:
     assert found(tmp_path, override) is None
 
 
-def test_a_run_without_a_checkpoint_or_a_readable_config_is_passed_over(tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_or_any_readable_config_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_run(tmp_path / "1")
     write_run(tmp_path / "2", steps=0)
     (write_run(tmp_path / "3") / "config.yaml").write_text("a: [")
@@ -111,14 +114,52 @@ def test_a_run_without_a_checkpoint_or_a_readable_config_is_passed_over(tmp_path
     (tmp_path / "5").write_text("a file")
     assert found(tmp_path) == "1"
     assert found(tmp_path / "nowhere") is None
+    for name in ("3", "4"):
+        assert f"{tmp_path / name} is passed over: its config.yaml cannot be read" in caplog.text
 
 
-def test_a_run_of_a_version_with_other_keys_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_key_that_came_since_a_run_began_is_at_its_default_there(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "1")
     values: Any = read_config(folder)
-    del values["optim"]["gamma"]
+    del values["optim"]["clip_grad"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    assert found(tmp_path) == "1"
+    assert found(tmp_path, "optim.clip_grad=1") is None
+
+
+def test_a_key_that_went_since_a_run_began_makes_it_another_experiment(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "1")
+    values: Any = read_config(folder)
+    values["optim"]["gone"] = 1
     (folder / "config.yaml").write_text(yaml.safe_dump(values))
     assert found(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", [None, "a: ["])
+def test_without_a_readable_config_the_newest_checkpoint_tells_it(
+    text: str | None, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "1", steps=0)
+    path = checkpoint.step_file(folder / "checkpoints", 2)
+    checkpoint.save(path, {"config": read_config(folder)})
+    (folder / "config.yaml").unlink()
+    if text:
+        (folder / "config.yaml").write_text(text)
+    assert found(tmp_path) == "1"
+    assert found(tmp_path, "optim.base_lr=0.02") is None
+
+
+def test_of_a_job_only_the_run_that_it_began_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    write_run(tmp_path / "20250101-000000")
+    monkeypatch.setenv("SLURM_JOB_ID", "78")
+    write_run(tmp_path / "20250102-000000")
+    values = to_dict(config())
+    assert find_resumable(tmp_path, values, job="slurm 77") == tmp_path / "20250101-000000"
+    assert find_resumable(tmp_path, values, job="slurm 79") is None
+    assert found(tmp_path) == "20250102-000000"
 
 
 def test_two_runs_of_one_second_get_folders_of_their_own(

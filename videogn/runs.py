@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import os
 import platform
 import re
@@ -18,12 +19,18 @@ from typing import Any
 import torch
 import yaml
 
+from videogn import restarts
 from videogn.config import scientific
+from videogn.config.settings import defaults
+from videogn.engine import checkpoint
 from videogn.engine.durable import replacing
+from videogn.errors import CheckpointError
 
 # Whose versions can change a result.
 PACKAGES = ("torch", "torchvision", "av", "numpy", "videogn")
 _IN_FOLDER_NAME = ("eval.num_clips", "eval.crops", "eval.clip_rule", "eval.short_side")
+
+log = logging.getLogger(__name__)
 
 
 def claim_run_folder(base: Path) -> Path:
@@ -39,20 +46,26 @@ def claim_run_folder(base: Path) -> Path:
     raise AssertionError
 
 
-def find_resumable(base: Path, config: Mapping[str, Any]) -> Path | None:
+def find_resumable(base: Path, config: Mapping[str, Any], *, job: str | None = None) -> Path | None:
     """Returns the newest run folder under `base` with a checkpoint of the same experiment.
 
     Args:
         base: `runs/<name>`.
         config: as written, in plain values; an `auto` in it agrees with whatever it became.
+        job: that must have begun the run, if any; see `restarts`.
     """
     for folder in sorted(base.glob("*/"), key=_age, reverse=True):
-        stored = read_config(folder)
-        if stored is None or not has_checkpoints(folder):
+        if not has_checkpoints(folder) or (job and job != begun_by(folder)):
             continue
-        if not differing_keys(config, stored):
+        stored = stored_config(folder)
+        if stored is not None and not differing_keys(config, stored):
             return folder
     return None
+
+
+def begun_by(folder: Path) -> str | None:
+    """Returns the job that began a run, None if it was none."""
+    return (read_json(folder / "env.json") or {}).get("job")
 
 
 def has_checkpoints(folder: Path) -> bool:
@@ -68,8 +81,13 @@ def _age(folder: Path) -> tuple[str, int]:
 
 
 def differing_keys(config: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
-    """Returns the scientific keys in which a config as written differs from a resolved one."""
-    wanted, have = scientific(dict(config)), scientific(dict(stored))
+    """Returns the scientific keys in which a config as written differs from a resolved one.
+
+    A key that the stored one lacks was not known yet: its default is what the code did then.
+    """
+    wanted = scientific(dict(config))
+    then = {key: setting.value for key, setting in defaults().items() if key in wanted}
+    have = then | scientific(dict(stored))
     return sorted(
         key
         for key in wanted.keys() | have.keys()
@@ -106,6 +124,22 @@ def test_folder(
     return run / "_".join(map(str, words))
 
 
+def stored_config(folder: Path) -> dict[str, Any] | None:
+    """Returns the config of a run with checkpoints, if need be that in the newest of them.
+
+    None, with a warning, when neither can be read.
+    """
+    config = read_config(folder)
+    if config is not None:
+        return config
+    try:
+        found = checkpoint.newest(folder / "checkpoints")
+    except (CheckpointError, OSError) as error:
+        log.warning("%s is passed over: its config.yaml cannot be read, and %s", folder, error)
+        return None
+    return found[1].get("config") if found else None
+
+
 def read_config(folder: Path) -> dict[str, Any] | None:
     """Returns the resolved config of a run folder; None when it holds no readable one."""
     path = folder / "config.yaml"
@@ -130,7 +164,8 @@ def write_run_files(
 ) -> None:
     """Writes `config.yaml` and `env.json` of a new run; `data` says what it was trained on."""
     write_config(folder, config)
-    write_json(folder / "env.json", environment() | {"world_size": world, "data": data})
+    facts = {"world_size": world, "data": data, "job": restarts.job()}
+    write_json(folder / "env.json", environment() | facts)
 
 
 def environment() -> dict[str, Any]:
