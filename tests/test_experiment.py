@@ -504,6 +504,17 @@ def test_testing_the_last_checkpoint_repeats_the_test_of_the_run(
     assert (folder / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
 
 
+def test_a_test_never_overwrites_a_run(
+    trained: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(trained("gn"), "run"))
+    before = contents(run)
+    command = ["test", "--ckpt", str(run / "checkpoints" / "last.pt"), "--out", str(run)]
+    assert cli.main([*command, "eval.crops=three"]) == 2
+    assert "--out run holds a run" in capsys.readouterr().err
+    assert {k: v for k, v in contents(run).items() if k != ".lock"} == before
+
+
 def test_views_per_forward_changes_memory_and_not_the_result(
     trained: Callable[[str], Path], here: Path
 ) -> None:
@@ -787,6 +798,43 @@ def test_resume_from_a_path_goes_on_in_a_new_folder(
     assert (folder / "config.yaml").is_file()
 
 
+@pytest.mark.parametrize("first", ["resume=never", "resume=path"])
+def test_a_restart_by_the_machine_goes_on_with_what_its_own_job_began(
+    first: str,
+    root: Path,
+    trained: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    older = shutil.copytree(trained("gn"), Path("runs/thin/20990101-000000"))
+    before = contents(older)
+    resume = first.replace("path", str(older / "checkpoints" / "step_000000004.pt"))
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5)
+        assert cli.main(words(root, resume)) == 130
+    assert "the same command goes on from it, with resume=auto" in capsys.readouterr().err
+    (folder,) = {*Path("runs/thin").iterdir()} - {older}
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert cli.main(words(root, resume)) == 0
+    assert len(list(Path("runs/thin").iterdir())) == 2
+    assert contents(older) == before
+    assert read_test(folder) == read_test(older)
+    log = (folder / "log.txt").read_text()
+    assert f"step_000000005.pt, step 5 ({resume} was for the job's first start)" in log
+
+
+def test_a_restart_of_a_job_that_was_refused_is_refused_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = ("run_dir=mine", "optim.max_steps=1")
+    assert cli.main(words(root, *one)) == 0
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert cli.main(words(root, *one, "resume=never")) == 2
+    assert "mine holds a run already" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("how", ["missing", "other network", "other input"])
 def test_a_path_that_cannot_be_resumed_is_refused_before_anything_is_written(
     how: str, root: Path, trained: Callable[[str], Path]
@@ -844,6 +892,39 @@ def test_another_batch_or_number_of_videos_is_not_gone_on_with(
         assert cli.main(words(root, "run_dir=mine", "optim.accumulate=2")) == 2
         assert "accumulate" in capsys.readouterr().err
     assert last(Path("mine"))["step"] == 2
+
+
+@pytest.mark.parametrize("what", ["seed", "videos"])
+def test_another_order_or_other_videos_are_not_gone_on_with(
+    what: str,
+    root: Path,
+    trained: Callable[[str], Path],
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = trained("gn") / "checkpoints" / "step_000000004.pt"
+    data, more = root, ["seed=1"]
+    if what == "videos":
+        data, more = Path(shutil.copytree(root, here / "swapped")), []
+        listed = (data / "train.csv").read_text().splitlines()
+        (data / "train.csv").write_text("\n".join([listed[0], *listed[:0:-1], ""]))
+    assert cli.main(words(data, f"resume={path}", *more)) == 2
+    assert f"was trained with {what}=" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_a_checkpoint_of_before_the_order_was_stated_is_gone_on_with(
+    root: Path, trained: Callable[[str], Path]
+) -> None:
+    run = Path(shutil.copytree(trained("gn"), "run"))
+    path = run / "checkpoints" / "step_000000006.pt"
+    saved = checkpoint.load(path)
+    for key in ("seed", "videos"):
+        del saved["stream"][key]
+    checkpoint.save(path, saved)
+    (run / "test.json").unlink()
+    assert cli.main(words(root, "run_dir=run")) == 0
+    assert read_test(run) == read_test(trained("gn"))
 
 
 def test_what_is_wrong_is_said_before_anything_is_written(

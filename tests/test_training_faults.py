@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from videogn import advice, build, cli
 from videogn.bad_samples import BadSamples
 from videogn.config import load_config
 from videogn.data.dataset import BadVideo
+from videogn.data.order import epoch_order
 from videogn.errors import DataError
 from videogn.model.i3d import I3DResNet
 from videogn.weights.load import read_weights
@@ -214,12 +216,56 @@ def test_bad_videos_are_counted_everywhere_and_listed_by_one(tmp_path: Path) -> 
     main = BadSamples(path, 10, max_fraction=0.2)
     other = BadSamples(path, 10, max_fraction=0.2, is_main=False)
     for samples in (main, other):
-        samples.note([bad(3), bad(3)])
-        samples.note([bad(3), bad(5)])
-    assert [json.loads(line)["row"] for line in path.read_text().splitlines()] == [3, 5]
+        samples.note([bad(3), bad(3)], 1)
+        samples.note([bad(3), bad(5)], 2)
+    listed = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(record["row"], record["step"]) for record in listed] == [(3, 1), (5, 2)]
     for samples in (main, other):
         with pytest.raises(DataError, match="3 of 10 training videos cannot be read"):
-            samples.note([bad(7)])
+            samples.note([bad(7)], 3)
     again = BadSamples(path, 10, max_fraction=0.2)  # on going on with the run
     with pytest.raises(DataError):
-        again.note([])
+        again.note([], 3)
+
+
+def test_once_the_storage_is_back_the_same_command_goes_on(
+    root: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As videos are gone for a while, first some of training and then some of the test."""
+    data = Path(shutil.copytree(root, here / "data"))
+    command = words(data, "run_dir=run", "data.max_bad_fraction=0.2")
+    order = epoch_order(8, 0, 0).tolist()
+    late = [data / f"videos/train_{row}.mp4" for row in order[4:]]  # of steps 3 and 4
+    for path in late:
+        path.rename(path.with_suffix(".away"))
+    assert cli.main(command) == 3
+    assert "once they can be read, resume=auto goes on" in capsys.readouterr().err
+    assert len(Path("run/bad_samples.jsonl").read_text().splitlines()) >= 2
+    assert last(Path("run"))["step"] == 2
+    for path in late:
+        path.with_suffix(".away").rename(path)
+    gone = [data / f"videos/val_{row}.mp4" for row in (1, 2)]
+    for path in gone:
+        path.rename(path.with_suffix(".away"))
+    assert cli.main(command) == 3
+    assert Path("run/bad_samples.jsonl").read_text() == ""
+    assert len(read_test(Path("run"))["failed"]) == 2
+    for path in gone:
+        path.with_suffix(".away").rename(path)
+    assert cli.main(command) == 0
+    assert read_test(Path("run"))["failed"] == []
+
+
+def test_a_new_start_leaves_nothing_of_a_run_that_never_saved(root: Path) -> None:
+    run, one = Path("run"), "optim.max_steps=1"
+    (run / "partial").mkdir(parents=True)
+    rows = "".join(json.dumps({"step": 1, **bad(row)._asdict()}) + "\n" for row in range(8))
+    (run / "bad_samples.jsonl").write_text(rows)
+    for name in ("test.json", "diverged.json"):
+        (run / name).write_text('{"failed": [], "num_videos": 5, "top1": 99.0}')
+    for name in ("predictions.csv", "partial/rank_00001.pt"):
+        (run / name).write_text("of before")
+    assert train(root, one) == 0
+    assert not any((run / name).exists() for name in ("bad_samples.jsonl", "diverged.json"))
+    assert read_test(run)["step"] == 1
+    assert not (run / "partial").exists()

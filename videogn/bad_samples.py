@@ -35,8 +35,8 @@ class BadSamples:
     def _listed(self) -> list[int]:
         return [record["row"] for record in read_records(self.path)] if self.path.is_file() else []
 
-    def note(self, bad: Sequence[BadVideo]) -> None:
-        """Lists the new ones among `bad`, which every rank is told of.
+    def note(self, bad: Sequence[BadVideo], step: int) -> None:
+        """Lists the new ones among the `bad` of a step, which every rank is told of.
 
         Raises:
             DataError: too large a share of the data is bad.
@@ -46,16 +46,17 @@ class BadSamples:
                 continue
             self.rows.add(video.row)
             if self.is_main:
-                self._list(video)
+                self._list(video, step)
         if len(self.rows) > self.max_fraction * self.num_videos:
             raise DataError(
                 f"{len(self.rows)} of {self.num_videos} training videos cannot be read, more than "
-                f"data.max_bad_fraction={self.max_fraction} allows; see {self.path}"
+                f"data.max_bad_fraction={self.max_fraction} allows; see {self.path}; once "
+                "they can be read, resume=auto goes on from the last checkpoint"
             )
 
-    def _list(self, video: BadVideo) -> None:
+    def _list(self, video: BadVideo, step: int) -> None:
         log.warning("bad video, another takes its place: %s: %s", video.path, video.reason)
         try:
-            durable.append_line(self.path, json.dumps(video._asdict()))
+            durable.append_line(self.path, json.dumps({"step": step, **video._asdict()}))
         except OSError as error:  # the list is not worth the run
             log.warning("the bad video is not listed: %s", unusable_place(error))

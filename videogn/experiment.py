@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -48,10 +49,17 @@ from videogn.runs import (
     write_json,
     write_run_files,
 )
-from videogn.testing import refuse_failures, test_model
+from videogn.testing import test_model, too_many_failed
 from videogn.weights import load_weights
 
 T = TypeVar("T")
+
+# What a run writes as it goes, beside its checkpoints.
+_RECORDS = (
+    *("metrics.jsonl", "bad_samples.jsonl", "diverged.json"),
+    *("test.json", "predictions.csv"),
+)
+
 log = logging.getLogger(__name__)
 
 
@@ -101,7 +109,11 @@ class _Run:
             if folder and self.ranks.is_main:
                 stack.enter_context(log_to_file(folder / "log.txt"))
             found = self._checkpoint(folder)
-            state, wandb_id = self._restore(*found) if found else (self._start(), None)
+            state = self._restore(*found) if found else self._start()
+            if folder and found:
+                self._rewind(folder, state.step)
+            # One that goes on in a new folder has a curve of its own.
+            wandb_id = found[1]["wandb_id"] if folder and found else None
             self.folder = folder or distributed.on_main(lambda: self._new_folder(stack))
             if not folder and self.ranks.is_main:
                 stack.enter_context(log_to_file(self.folder / "log.txt"))
@@ -112,11 +124,12 @@ class _Run:
         """Does what is left of the run; `stack` closes its files."""
         schedule = build.build_schedule(self.config, len(self.train_data), self.ranks.world)
         last = min(schedule.total_steps, self.config.optim.max_steps or schedule.total_steps)
-        report = read_json(self.folder / "test.json")
+        report = distributed.on_main(lambda: read_json(self.folder / "test.json"))
         if state.step >= last and report:
-            log.info("%s is finished; resume=never starts another run", self.folder)
-            refuse_failures(report, self.config, self.folder)
-            return
+            if not too_many_failed(report, self.config):
+                log.info("%s is finished; resume=never starts another run", self.folder)
+                return
+            log.info("%s is tested again: too many videos could not be read", self.folder)
         self.bad = BadSamples(
             self.folder / "bad_samples.jsonl",
             len(self.train_data),
@@ -125,7 +138,7 @@ class _Run:
         )
         self.tracker = stack.enter_context(self._track(wandb_id))
         self._announce(state, schedule)
-        with noted_signals() as self.interrupted, self._requeued():
+        with noted_signals() as self.interrupted, self._gone_on_with():
             self.monitor = Monitor(
                 self.config,
                 self.train_data,
@@ -142,15 +155,21 @@ class _Run:
             self._test(state, schedule)
 
     @contextmanager
-    def _requeued(self) -> Iterator[None]:
-        """Asks Slurm for the job again, by option, when a signal of its ends what is within."""
+    def _gone_on_with(self) -> Iterator[None]:
+        """Has the run go on after a signal has ended what is within: Slurm, by option, or a person.
+
+        Raises:
+            RunInterruptedError: the one of the signal, saying how.
+        """
         try:
             yield
-        except RunInterruptedError:
+        except RunInterruptedError as error:
             by_slurm = self.interrupted.number in slurm.REQUEUED
             if self.config.slurm_requeue and by_slurm and self.ranks.is_main:
                 slurm.requeue()
-            raise
+            if self.config.resume == "auto":
+                raise
+            raise RunInterruptedError(f"{error}, with resume=auto") from error
 
     def _folder_to_resume(self, stack: ExitStack) -> Path | None:
         """Returns the folder to go on in, which is this process's until `stack` is closed."""
@@ -167,14 +186,16 @@ class _Run:
             durable.remove_leftovers(place)
 
     def _checkpoint(self, folder: Path | None) -> tuple[Path, dict[str, Any]] | None:
-        """Returns what to go on from: the checkpoint asked for, else the folder's newest."""
-        if self.config.resume not in ("auto", "never"):
-            path = Path(self.config.resume)
-            contents = checkpoint.load(path)
-            require_usable(path, contents)
-            return path, contents
-        path = distributed.on_main(lambda: folder and self._newest(folder / "checkpoints"))
-        return (path, checkpoint.load(path)) if path else None
+        """Returns what to go on from: the newest of the folder, else the checkpoint asked for."""
+        if folder:
+            path = distributed.on_main(lambda: self._newest(folder / "checkpoints"))
+            return (path, checkpoint.load(path)) if path else None
+        if self.config.resume in ("auto", "never"):
+            return None
+        path = Path(self.config.resume)
+        contents = checkpoint.load(path)
+        require_usable(path, contents)
+        return path, contents
 
     def _newest(self, folder: Path) -> Path | None:
         found = checkpoint.newest(folder, require_usable)
@@ -190,8 +211,9 @@ class _Run:
         self._take(folder, stack)
         if has_checkpoints(folder):
             raise ConfigError(f"run_dir={folder} holds a run by now; give the same command again")
-        # Of a run that was killed before its first checkpoint.
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
+        for name in _RECORDS:  # of a run that was killed before its first checkpoint
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "partial", ignore_errors=True)
         data = {
             split: {"videos": len(manifest), "sha256": manifest.content_hash()}
             for split, manifest in (("train", self.train_data), ("val", self.val_data))
@@ -217,20 +239,22 @@ class _Run:
         self.config = build.resolve(self.config, len(classes), mean, std)
         return build.build_state(self.config, model, self.device)
 
-    def _restore(self, path: Path, contents: dict[str, Any]) -> tuple[TrainState, str | None]:
-        """Returns the state of a checkpoint and its W&B id, everything as it was."""
+    def _restore(self, path: Path, contents: dict[str, Any]) -> TrainState:
+        """Returns the state of a checkpoint, everything as it was."""
         self.config, state = restore_state(
             self.config, path, contents, self.train_data, self.device, self.ranks.world
         )
         self.unmeasured = contents["metrics"].get("unmeasured", False)
         self.origin = f"going on with {path}, step {state.step}"
-        if self.config.resume not in ("auto", "never"):
-            return state, None  # a new run, with a curve of its own
+        return state
+
+    def _rewind(self, folder: Path, step: int) -> None:
+        """Drops the records of steps after the one that the run in `folder` goes on from."""
+        if self.config.resume != "auto":
+            self.origin += f" (resume={self.config.resume} was for the job's first start)"
         if self.ranks.is_main:
-            folder = path.parent.parent
-            rewind_records(folder / "metrics.jsonl", state.step, measured=not self.unmeasured)
-            rewind_records(folder / "bad_samples.jsonl", state.step)
-        return state, contents["wandb_id"]
+            rewind_records(folder / "metrics.jsonl", step, measured=not self.unmeasured)
+            rewind_records(folder / "bad_samples.jsonl", step)
 
     def _track(self, wandb_id: str | None) -> Tracker | NullTracker:
         if not self.ranks.is_main:
@@ -305,7 +329,7 @@ class _Run:
         ):
             hooks = Hooks(
                 log=lambda record: self._log(record, schedule),
-                bad=self.bad.note,
+                bad=lambda videos: self.bad.note(videos, state.step + 1),
                 diverged=lambda record: self._dump(record, schedule),
                 stepped=stepped,
                 save=self._save,
@@ -455,7 +479,7 @@ class _Run:
             "config": to_dict(self.config),
             "classes": list(self.train_data.classes),
             "fingerprint": build.fingerprint(self.config, model),
-            "stream": stream_of(self.config, schedule),
+            "stream": stream_of(self.config, schedule, self.train_data),
             "metrics": {
                 "best_error": state.best_error,
                 "losses": list(state.losses),

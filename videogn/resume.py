@@ -9,34 +9,53 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videogn import build
+from videogn import build, restarts
 from videogn.config import Config, to_dict
 from videogn.data.manifest import Manifest
 from videogn.engine.schedule import Schedule
 from videogn.engine.state import TrainState
 from videogn.errors import CheckpointError, ConfigError
 from videogn.model.i3d import I3DResNet, complete_fingerprint
-from videogn.runs import differing_keys, find_resumable, has_checkpoints, read_config
+from videogn.runs import (
+    begun_by,
+    differing_keys,
+    find_resumable,
+    has_checkpoints,
+    stored_config,
+)
 from videogn.testing import require_same_classes, restore_model
 
+# What to change for each part of `stream_of`.
+_TO_MATCH = {
+    "num_samples": "change data.root",
+    "global_batch": "change optim.clips_per_gpu, optim.accumulate or the number of processes",
+    "clips_per_decode": "change data.clips_per_decode",
+    "seed": "change seed",
+    "videos": "change the paths and labels of train.csv",
+}
 _NEEDED = ("model", "optimizer", "scaler", "step", "config", "classes", "fingerprint", "stream")
 
 
 def folder_to_resume(config: Config) -> Path | None:
     """Returns the folder of a run of the same experiment to go on with, None for a new one.
 
+    What `resume` says other than auto holds for the first start of a job: started again by
+    torchrun or Slurm, it goes on with the run that it began.
+
     Raises:
         ConfigError: `run_dir` holds a run that must not be gone on with.
     """
+    is_auto = config.resume == "auto"
+    job = restarts.job() if restarts.is_restart() and not is_auto else None
     if not config.run_dir:
         base = Path("runs") / config.name
-        return find_resumable(base, to_dict(config)) if config.resume == "auto" else None
+        return find_resumable(base, to_dict(config), job=job) if is_auto or job else None
     folder = Path(config.run_dir)
     if not has_checkpoints(folder):
         return None
-    if config.resume != "auto":
+    if not is_auto and (job is None or job != begun_by(folder)):
         raise ConfigError(f"run_dir={folder} holds a run already; choose another, or resume=auto")
-    differ = differing_keys(to_dict(config), read_config(folder) or {})
+    differ = differing_keys(to_dict(config), stored_config(folder) or {})
     if differ:
         raise ConfigError(
             f"run_dir={folder} holds a run of another experiment ({', '.join(differ[:5])} differ); "
@@ -72,7 +91,7 @@ def restore_state(
     require_same_function(config, model, contents, path)
     require_same_classes(contents["classes"], train_data, path)
     schedule = build.build_schedule(config, len(train_data), world)
-    require_same_stream(config, schedule, contents, path)
+    require_same_stream(stream_of(config, schedule, train_data), contents, path)
     state = build.build_state(config, model, device)
     # The momentum buffers are the checkpoint's; the recipe is the config's, which resume=path
     # may have changed.
@@ -149,24 +168,28 @@ def require_same_function(
         )
 
 
-def stream_of(config: Config, schedule: Schedule) -> dict[str, int]:
+def stream_of(config: Config, schedule: Schedule, train_data: Manifest) -> dict[str, int | str]:
     """Returns what must stay the same for a step to mean the same place in the data."""
     return {
         "num_samples": schedule.num_samples,
         "global_batch": schedule.global_batch,
         "clips_per_decode": config.data.clips_per_decode,
+        "seed": config.seed,
+        "videos": train_data.content_hash(),
     }
 
 
 def require_same_stream(
-    config: Config, schedule: Schedule, contents: Mapping[str, Any], path: Path
+    stream: Mapping[str, int | str], contents: Mapping[str, Any], path: Path
 ) -> None:
-    """Raises CheckpointError unless a step means the same place in the data as before."""
-    for key, value in stream_of(config, schedule).items():
-        if contents["stream"][key] != value:
+    """Raises CheckpointError unless a step means the same place in the data as before.
+
+    What a checkpoint of an earlier version does not state is taken to be the same.
+    """
+    for key, value in stream.items():
+        had = contents["stream"].get(key, value)
+        if had != value:
             raise CheckpointError(
-                f"{path} was trained with {key}={contents['stream'][key]}, not {value}: its "
-                "steps would mean other places in the data; change data.clips_per_decode, "
-                "optim.accumulate or the number of processes to match, or start anew with "
-                "resume=never"
+                f"{path} was trained with {key}={had}, not {value}: its steps would mean other "
+                f"places in the data; {_TO_MATCH[key]} to match, or start anew with resume=never"
             )
