@@ -135,6 +135,14 @@ def is_theirs(page: str, key: str) -> bool:
 
 
 @pytest.mark.parametrize("page", NAMES)
+def test_overrides_in_the_text_are_accepted(page: str) -> None:
+    for span in code_spans(page):
+        words = span.split()
+        if all(word.partition("=")[0] in keys() and "=" in word for word in words):
+            load_config("i3d_gn_64f.yaml", words)
+
+
+@pytest.mark.parametrize("page", NAMES)
 def test_options_in_the_text_exist(page: str) -> None:
     for span in code_spans(page):
         words = span.removeprefix("python ").split()
