@@ -186,6 +186,36 @@ def test_a_zeroed_page_is_detected(tmp_path: Path) -> None:
             checkpoint.load(path)
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="reading it at 0 is an EIO")
+def test_a_disk_that_fails_says_nothing_of_the_checkpoint(tmp_path: Path) -> None:
+    fill(tmp_path, 1)
+    failing = checkpoint.step_file(tmp_path, 2)
+    failing.symlink_to("/proc/self/mem")
+    for read in (checkpoint.load, lambda path: checkpoint.newest(path.parent)):
+        with pytest.raises(OSError, match="Input/output error") as raised:
+            read(failing)
+        assert raised.value.filename == str(failing)
+    fill(tmp_path, 3)
+    checkpoint.prune(tmp_path, 2, checkpoint.step_file(tmp_path, 3))
+    assert checkpoint.step_file(tmp_path, 1).exists()  # kept in its place
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_memory_that_is_not_there_says_nothing_of_the_checkpoint(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, 1, 2)
+
+    def load(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(type(error)):
+        checkpoint.newest(tmp_path)
+
+
 @pytest.mark.parametrize("data", [b"", b"<html>404</html>", bytes(500)])
 def test_a_file_that_is_none_is_refused(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
@@ -308,9 +338,17 @@ def test_publishing_copies_where_there_are_no_hard_links(
     def refuse(*_: Any) -> None:
         raise OSError("no links here")
 
-    monkeypatch.setattr(os, "link", refuse)
     fill(tmp_path, 1)
+    flushed, plain = [], os.fsync
+
+    def flush(descriptor: int) -> None:
+        flushed.append(os.fstat(descriptor).st_size)
+        plain(descriptor)
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "fsync", flush)
     checkpoint.publish(checkpoint.step_file(tmp_path, 1), "last.pt")
+    assert flushed[0] == (tmp_path / "last.pt").stat().st_size  # before the folder is
     assert checkpoint.load(tmp_path / "last.pt") == {"step": 1}
     assert len(list(tmp_path.iterdir())) == 2
 

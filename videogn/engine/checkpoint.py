@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from videogn.engine import durable
+from videogn.engine.memory import is_exhaustion
 from videogn.errors import CheckpointError
 
 _ZIP = b"PK\x03\x04"  # how a file of torch.save begins
@@ -48,14 +49,17 @@ def load(path: str | Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: there is no such file, it is none of ours, or it is damaged.
+        OSError: the disk or the network does not give it, which says nothing of the file.
     """
     path = Path(path)
-    _require_torch_file(path)
+    data = _read(path)
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
+        contents = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         stated = contents.pop("digest", None) if isinstance(contents, dict) else None
         computed = digest(contents) if stated else None
     except Exception as error:  # a flipped bit makes torch raise nearly anything
+        if is_exhaustion(error):
+            raise
         # Not torch's own words, which advise to load it without checking what it may run.
         raise CheckpointError(
             f"checkpoint {path} cannot be read: it is damaged, cut short or holds more than "
@@ -74,8 +78,8 @@ def load(path: str | Path) -> dict[str, Any]:
     return contents
 
 
-def _require_torch_file(path: Path) -> None:
-    """Raises CheckpointError for what is not even the beginning of a file of torch.save."""
+def _read(path: Path) -> bytes:
+    """Returns the bytes of a file that begins as one of torch.save."""
     if path.is_dir():
         raise CheckpointError(
             f"{path} is a folder; give a checkpoint in it, such as {path}/checkpoints/last.pt"
@@ -83,11 +87,14 @@ def _require_torch_file(path: Path) -> None:
     try:
         with path.open("rb") as file:
             start = file.read(len(_ZIP))
-    except OSError as error:
+            if start == _ZIP:
+                return start + file.read()
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read ({error.strerror})") from error
-    if start != _ZIP:
-        what = "is empty" if not start else "is no file of torch.save"
-        raise CheckpointError(f"{path} {what}; give a checkpoint of a run, such as last.pt")
+    except OSError as error:  # one of reading names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    what = "is empty" if not start else "is no file of torch.save"
+    raise CheckpointError(f"{path} {what}; give a checkpoint of a run, such as last.pt")
 
 
 def digest(contents: Any) -> str:
@@ -123,7 +130,9 @@ def publish(path: Path, name: str) -> None:
     try:
         os.link(path, temporary)
     except OSError:
-        shutil.copyfile(path, temporary)
+        with path.open("rb") as source, durable.replacing(target) as copy:
+            shutil.copyfileobj(source, copy)
+        return
     temporary.replace(target)
     temporary.unlink(missing_ok=True)  # renaming onto another link of the same file does nothing
     durable.sync_folder(path.parent)
@@ -152,7 +161,7 @@ def prune(folder: Path, keep: int, newest: Path) -> None:
 def _is_undamaged(path: Path) -> bool:
     try:
         load(path)
-    except CheckpointError as error:
+    except (CheckpointError, OSError) as error:
         log.warning("%s; older ones are kept in its place", error)
         return False
     return True
