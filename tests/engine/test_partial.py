@@ -180,6 +180,23 @@ def test_no_room_for_the_scores_is_a_warning(
     assert "the scores so far are not saved: " in caplog.text
 
 
+def test_without_room_to_bring_scores_together_those_of_each_rank_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score(tmp_path, world=3, stop_after=2)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(path: Path, _: dict) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", full)
+        scores = PartialScores(tmp_path, "a", ViewAverager(N, V, K), Ranks(), lambda: False)
+        assert len(scores.restore()) == 6
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert len(before) == 3
+
+
 def test_what_is_discarded_is_gone(tmp_path: Path) -> None:
     score(tmp_path / "x", stop_after=2)
     assert (tmp_path / "x").is_dir()

@@ -68,14 +68,16 @@ class PartialScores:
                 "scores are saved, and the same command goes on from them"
             )
 
-    def save(self) -> None:
-        """Writes this rank's scores; no room for them is a warning."""
+    def save(self) -> bool:
+        """Writes this rank's scores; returns whether there was room: none is a warning."""
         contents = {"identity": self.identity, **self.averager.scored()}
+        self._saved = time.monotonic()
         try:
             checkpoint.save(self._file(self.rank), contents)
         except OSError as error:
             log.warning("the scores so far are not saved: %s", unusable_place(error))
-        self._saved = time.monotonic()
+            return False
+        return True
 
     def discard(self) -> None:
         """Removes all files, once the result is written; on rank 0."""
@@ -91,9 +93,10 @@ class PartialScores:
         rows = set(self.averager.scored()["rows"].tolist())
         if rows:
             log.info("going on with a test: %d videos are scored already", len(rows))
-            self.save()
         if self.folder.is_dir():
             durable.remove_leftovers(self.folder)
+        if rows and not self.save():
+            return rows  # the files are all there is of them
         for path in files:
             if not rows or path != self._file(self.rank):
                 path.unlink()
