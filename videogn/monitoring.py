@@ -19,7 +19,7 @@ from videogn.engine import distributed, watchdog
 from videogn.engine.distributed import Ranks
 from videogn.engine.evaluate import clip_error
 from videogn.engine.percentiles import Percentiles, activation_percentiles
-from videogn.engine.precise_bn import average_bn, batch_norms, precise_bn
+from videogn.engine.precise_bn import average_bn, measured_norms, precise_bn
 from videogn.model.norm import named_norms
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ class Monitor:
         if not self.config.eval.precise_bn_batches:
             average_bn(model)
             return
-        if not batch_norms(model):
+        if not measured_norms(model):
             return
         per_rank = self.config.optim.clips_per_gpu * self.ranks.world
         count = min(self.config.eval.precise_bn_batches, ceil(len(self.train_data) / per_rank))
@@ -100,11 +100,13 @@ class Monitor:
         batches = build.build_train_loader(
             self.config, self.train_data, self.ranks, start=start, stop=start + count
         )
-        # All ranks stop at the same batch: layers may share statistics among them.
-        batches = _until(lambda: distributed.any_rank(self.interrupted()), batches)
+        batches = _all_ranks_have(_until(self._any_interrupted, batches))
         batches = watchdog.each(batches, "measuring BN's statistics", self.ranks)
         to_input = build.build_to_input(self.config, self.device)
         precise_bn(model, batches, to_input=to_input)
+
+    def _any_interrupted(self) -> bool:
+        return distributed.any_rank(self.interrupted())
 
 
 def _until(stop: Callable[[], bool], items: Iterable[T]) -> Iterator[T]:
@@ -113,6 +115,13 @@ def _until(stop: Callable[[], bool], items: Iterable[T]) -> Iterator[T]:
         if stop():
             return
         yield item
+
+
+def _all_ranks_have(batches: Iterable[ClipBatch]) -> Iterator[ClipBatch]:
+    """Yields the `batches` that hold clips on every rank: layers may share statistics."""
+    for batch in batches:
+        if not distributed.any_rank(not len(batch.clips)):
+            yield batch
 
 
 def _named(batches: Iterable[ClipBatch]) -> Iterator[ClipBatch]:

@@ -52,6 +52,15 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     return [layer for layer in layers if layer.track_running_stats]
 
 
+def measured_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Returns the layers whose statistics are those of a population, for `precise_bn` to measure.
+
+    Batch Renorm is trained to be tested with its running statistics, and is left with them.
+    """
+    layers = batch_norms(model)
+    return [layer for layer in layers if getattr(layer, "statistics_are_populations", True)]
+
+
 @torch.no_grad()
 def precise_bn(
     model: nn.Module, batches: Iterable[Any], *, to_input: Callable[[Tensor], Tensor]
@@ -67,10 +76,7 @@ def precise_bn(
             Where layers share statistics among ranks, every rank must have as many.
         to_input: those -> the network's input, on its device.
     """
-    # Batch Renorm is trained to be tested with its running statistics, and is left with them.
-    layers = [
-        layer for layer in batch_norms(model) if getattr(layer, "statistics_are_populations", True)
-    ]
+    layers = measured_norms(model)
     if not layers:
         return 0
     moments = [_Moments(layer) for layer in layers]
