@@ -313,6 +313,28 @@ def test_a_checkpoint_without_room_is_a_warning_and_the_training_goes_on(
     assert_same_result(folder, trained("gn"))
 
 
+def test_a_step_that_is_saved_counts_whatever_becomes_of_its_second_name(
+    root: Path, trained: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = checkpoint.publish
+
+    def publish(path: Path, name: str) -> None:
+        if path.name == "step_000000006.pt":
+            raise OSError(5, "Input/output error", str(path))
+        plain(path, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "publish", publish)
+        folder = train(root)
+    log = (folder / "log.txt").read_text()
+    assert f"last.pt is not step 6 yet: {folder}/checkpoints/step_000000006.pt: Input" in log
+    assert "is not saved" not in log
+    saved = [p.name for p in sorted(folder.glob("checkpoints/step_*"))]
+    assert saved == ["step_000000004.pt", "step_000000006.pt"]
+    assert train(root) == folder  # which is finished
+    assert_same_result(folder, trained("gn"))
+
+
 @pytest.mark.parametrize("how", ["the last", "interrupted"])
 def test_without_room_for_the_last_checkpoint_a_run_says_so_and_keeps_the_one_before(
     how: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -23,7 +23,7 @@ from tests.test_experiment import (
     records,
     words,
 )
-from videogn import advice, build, cli
+from videogn import advice, build, cli, experiment
 from videogn.bad_samples import BadSamples
 from videogn.config import load_config
 from videogn.data.dataset import BadVideo
@@ -81,7 +81,8 @@ def test_a_loss_gone_bad_ends_with_4_names_the_videos_and_keeps_the_checkpoint(
     error = capsys.readouterr().err
     assert "the loss of step 4 is nan at lr 0.02; nothing was updated or saved" in error
     assert last(Path("run"))["step"] == 2
-    dump = json.loads(Path("run/diverged.json").read_text())
+    dump = json.loads(Path("run/diverged.json").read_text(), parse_constant=pytest.fail)
+    assert dump["loss"] == "nan"
     assert (dump["step"], dump["epoch"], dump["amp"], dump["lr"]) == (4, 1.0, "none", 0.02)
     (rank,) = dump["ranks"]
     assert len(rank["rows"]) == 2
@@ -89,6 +90,20 @@ def test_a_loss_gone_bad_ends_with_4_names_the_videos_and_keeps_the_checkpoint(
     assert train(root) == 0  # it was the machine: the same command goes on
     assert cli.main(words(root, "run_dir=reference")) == 0
     assert_same_result(Path("run"), Path("reference"))
+
+
+def test_a_loss_gone_bad_ends_with_4_on_a_full_disk_too(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, _: object) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(experiment, "write_json", full)
+    in_forward(monkeypatch, 1, lambda logits: logits * torch.nan)
+    assert train(root) == 4
+    output = capsys.readouterr()
+    assert "the loss of step 1 is nan" in output.err
+    assert "what diverged is not written down: run/diverged.json: No space left" in output.out
 
 
 def test_exhausted_memory_ends_with_5_one_sentence_and_three_overrides(

@@ -46,6 +46,7 @@ from videogn.runs import (
     has_checkpoints,
     read_json,
     rewind_records,
+    spelled,
     write_json,
     write_run_files,
 )
@@ -369,12 +370,14 @@ class _Run:
             log.info("%.0f %% of the time went by waiting for data: %s", share, words)
 
     def _dump(self, record: Mapping[str, Any], schedule: Schedule) -> None:
-        """Writes down which videos made the numbers go bad, on all ranks."""
+        """Writes down which videos made the numbers go bad, on all ranks, if there is room."""
         paths = self.train_data.paths
         named = [part | {"paths": [paths[i] for i in part["rows"]]} for part in record["ranks"]]
         epoch = schedule.epoch(record["step"])
         if self.ranks.is_main:
-            write_json(self.folder / "diverged.json", {**record, "epoch": epoch, "ranks": named})
+            with _only_a_warning("what diverged is not written down"):
+                dump = spelled({**record, "epoch": epoch, "ranks": named})
+                write_json(self.folder / "diverged.json", dump)
 
     def _monitor(self, state: TrainState, schedule: Schedule) -> None:
         """Measures the 1-clip error of Fig. 7 and keeps the best checkpoint for users.
@@ -458,8 +461,10 @@ class _Run:
         path = checkpoint.step_file(folder, contents["step"])
         _require_finite(contents)
         checkpoint.save(path, contents)
-        checkpoint.publish(path, "last.pt")
-        checkpoint.prune(folder, self.config.keep_checkpoints, path)
+        with _only_a_warning(f"last.pt is not step {contents['step']} yet"):
+            checkpoint.publish(path, "last.pt")
+        with _only_a_warning("older checkpoints are not removed"):
+            checkpoint.prune(folder, self.config.keep_checkpoints, path)
 
     def _save_best(self, contents: dict[str, Any]) -> None:
         _require_finite(contents)
@@ -488,6 +493,15 @@ class _Run:
             },
             "wandb_id": self.tracker.wandb_id,
         }
+
+
+@contextmanager
+def _only_a_warning(what: str) -> Iterator[None]:
+    """Says `what` if the disk fails within the context, and no more."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("%s: %s", what, unusable_place(error))
 
 
 def _require_finite(contents: Mapping[str, Any]) -> None:

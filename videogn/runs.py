@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -188,6 +189,15 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2) + "\n"
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def spelled(value: Any) -> Any:
+    """Returns plain values with the numbers that json has none for as words: "nan", "-inf"."""
+    if isinstance(value, Mapping):
+        return {key: spelled(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [spelled(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
