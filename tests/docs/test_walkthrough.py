@@ -51,9 +51,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for video in ("clip", "other", "third", "fourth"):
             (tmp_path / "videos" / name).mkdir(parents=True, exist_ok=True)
             write_numbered(tmp_path / "videos" / name / f"{video}.mkv", length)
-    (tmp_path / "more").mkdir()
-    write_numbered(tmp_path / "clip.mp4", 24)
-    write_numbered(tmp_path / "more" / "a.mp4", 24)
+    for video in ("clip.mp4", "long.mp4", "clips/a.mp4", "clips/b.mp4", "more/inner/c.mkv"):
+        (tmp_path / video).parent.mkdir(parents=True, exist_ok=True)
+        write_numbered(tmp_path / video, 24)
     (tmp_path / "lists").mkdir()
     for split, video in (("train", "clip"), ("val", "other")):
         rows = [f"{name}/{video}.mkv {label}\n" for label, name in enumerate(CLASSES)]
@@ -148,5 +148,8 @@ def test_the_readme(folder: Path) -> None:
     set_up = ("python3", ".", "pip", "pytest", "python run.py demo", "torchrun")
     files = ("python run.py weights", "python run.py convert I3D", "python run.py --cfg i3d_bn_32f")
     layouts = ("python run.py convert best.pt --to best.pyth", "python run.py export")
-    assert follow("README.md", *set_up, *files, *layouts) >= 8
+    machine = ("python run.py predict --ckpt best.pt --camera", "python run.py fit")
+    runs = ("python run.py compare", "python run.py config --diff", "python run.py train")
+    assert follow("README.md", *set_up, *files, *layouts, *machine, *runs) >= 15
+    assert len(list((folder / "labelled").iterdir())) == 2
     assert (folder / "best.safetensors").is_file()
