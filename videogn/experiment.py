@@ -90,6 +90,7 @@ class _Run:
 
     Attributes:
         folder: where it writes, once there is something to write.
+        last: the step that it ends with, once its length is known.
         interrupted: whether a signal has come, once there is something to lose.
         unmeasured: whether the measuring due after the last step was broken off by one.
     """
@@ -124,9 +125,9 @@ class _Run:
     def _go_on(self, state: TrainState, wandb_id: str | None, stack: ExitStack) -> None:
         """Does what is left of the run; `stack` closes its files."""
         schedule = build.build_schedule(self.config, len(self.train_data), self.ranks.world)
-        last = min(schedule.total_steps, self.config.optim.max_steps or schedule.total_steps)
+        self.last = min(schedule.total_steps, self.config.optim.max_steps or schedule.total_steps)
         report = distributed.on_main(lambda: read_json(self.folder / "test.json"))
-        if state.step >= last and report:
+        if state.step >= self.last and report:
             if not too_many_failed(report, self.config):
                 log.info("%s is finished; resume=never starts another run", self.folder)
                 return
@@ -149,9 +150,9 @@ class _Run:
                 self.interrupted,
             )
             if self.unmeasured:
-                self._catch_up(state, schedule, last)
-            if state.step < last:
-                self._train(state, schedule, last)
+                self._catch_up(state, schedule)
+            if state.step < self.last:
+                self._train(state, schedule)
             self._mirror_training(state)
             self._test(state, schedule)
 
@@ -300,31 +301,29 @@ class _Run:
         if limit and limit < schedule.total_steps:
             log.info("stops after %d of these steps: optim.max_steps", limit)
 
-    def _catch_up(self, state: TrainState, schedule: Schedule, last: int) -> None:
+    def _catch_up(self, state: TrainState, schedule: Schedule) -> None:
         """Measures what a signal broke off, before the next step is taken."""
-        self.last = last
         self._monitor(state, schedule)
         if schedule.crosses(state.step, self.config.eval.percentiles_every_epochs):
             self._look(state, schedule)
         self._save(state)  # with BN's statistics as measured
         if self.unmeasured:
             raise RunInterruptedError(
-                f"interrupted at step {state.step} of {last}; the checkpoint is saved, and the "
-                "same command goes on from it"
+                f"interrupted at step {state.step} of {self.last}; the checkpoint is saved, and "
+                "the same command goes on from it"
             )
 
-    def _train(self, state: TrainState, schedule: Schedule, last: int) -> None:
-        self.last = last
+    def _train(self, state: TrainState, schedule: Schedule) -> None:
         accumulate = self.config.optim.accumulate
         start = state.step * accumulate
         batches = build.build_train_loader(
-            self.config, self.train_data, self.ranks, start=start, stop=last * accumulate
+            self.config, self.train_data, self.ranks, start=start, stop=self.last * accumulate
         )
         self.waiting = WaitingAdvice()
         clips = schedule.global_batch
         with (
             step_bar(
-                start=state.step, total=last, clips_per_step=clips, shown=self.ranks.is_main
+                start=state.step, total=self.last, clips_per_step=clips, shown=self.ranks.is_main
             ) as stepped,
             self._memory_explained(lambda: f"step {state.step + 1}"),
         ):
