@@ -166,8 +166,8 @@ def test_precise_bn_measures_the_population_across_sub_batches() -> None:
             ["model.norm.kind=bn", "model.norm.sub_batch=3"],
             "model.norm.sub_batch=3: .*optim.clips_per_gpu=4",
         ),
-        (["model.norm.brn_r_max=0.5"], "model.norm.brn_r_max=0.5: wanted 1 or more"),
-        (["model.norm.brn_d_max=-1"], "model.norm.brn_d_max=-1.0: wanted zero or more"),
+        (["model.norm.brn_r_max=0.5"], "model.norm.brn_r_max=0.5: wanted a number >= 1"),
+        (["model.norm.brn_d_max=-1"], "model.norm.brn_d_max=-1.0: wanted a number >= 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(overrides: list[str], said: str) -> None:
