@@ -83,6 +83,7 @@ def test_a_program_gives_the_logits_of_the_network(
         assert torch.equal(found.topk(5).indices, expected.topk(5).indices)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", "torch_export"])
 def test_a_program_says_what_goes_with_it(kind: str, folder: Path) -> None:
     size = None if kind == "onnx" else (64, 96)

@@ -135,6 +135,7 @@ def test_the_state_is_weights_momentum_and_their_average() -> None:
     assert of(*THIN, "optim.momentum=0", "optim.nesterov=false").state == weights
 
 
+@pytest.mark.slow
 def test_twice_the_frames_are_half_the_clips() -> None:
     config, budget = experiment(*THIN, "data.crop_size=96"), 200e6
     clips = [largest_batch(config, budget, frames=frames) for frames in (8, 16)]

@@ -42,8 +42,12 @@ def test_they_are_numpys_of_all_values_over_batches_before_the_relu() -> None:
     found = activation_percentiles(model, {"norm": model.norm}, given, to_input=lambda x: x)
     entering = model.conv(torch.cat([batch.clips for batch in given])).detach()
     leaving = model.norm(entering).detach()
-    np.testing.assert_allclose(np.array(found["norm"]["in"]), np.percentile(entering, PERCENTS), rtol=1e-5)
-    np.testing.assert_allclose(np.array(found["norm"]["out"]), np.percentile(leaving, PERCENTS), rtol=1e-5)
+    np.testing.assert_allclose(
+        np.array(found["norm"]["in"]), np.percentile(entering, PERCENTS), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        np.array(found["norm"]["out"]), np.percentile(leaving, PERCENTS), rtol=1e-5
+    )
     assert found["norm"]["out"][0] < -1  # type: ignore[operator] - what the ReLU would have cut
 
 
