@@ -86,12 +86,13 @@ def test_features_of_all_files_stand_in_one_array(checkpoint: str, folder: Path)
 
 
 def test_a_labelled_video_has_the_frames_and_times_of_its_source(
-    checkpoint: str, folder: Path
+    checkpoint: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     times = [*range(12), *range(30, 48)]
     write_numbered(Path("odd.mkv"), len(times), times=times)
     words = ["predict", "--ckpt", checkpoint, "odd.mkv", "--video", "out.mp4"]
     assert cli.main(words) == 0
+    assert capsys.readouterr().err == "written: out.mp4\n"
     with av.open("out.mp4") as container:
         frames = list(container.decode(video=0))
     assert [round(frame.time * 30) for frame in frames] == times
@@ -145,6 +146,13 @@ def test_times_are_told_as_a_clock_does(seconds: float, expected: str) -> None:
         (["empty"], 3, "empty holds no video"),
         (["clips", "--video", "x.mp4"], 2, "--video x.mp4 is one file for 3 videos"),
         (["clips/one.mp4", "--video", "clips/one.mp4"], 2, "would write over its own source"),
+        (["clips/one.mp4", "--video", "x.mkv"], 2, "--video x.mkv: wanted a file named *.mp4"),
+        (
+            ["clips/one.mp4", "--csv", "clips/one.mp4"],
+            2,
+            "clips/one.mp4: wanted a file named *.csv",
+        ),
+        (["clips", "--features", "clips/one.mp4"], 2, "clips/one.mp4: wanted a file named *.npz"),
         (["clips/one.mp4", "--csv", "no/where.csv"], 2, "no/where.csv: No such file or directory"),
         (["clips/one.mp4", "--features", "no/x.npz"], 2, "no/x.npz: No such file or directory"),
     ],

@@ -14,7 +14,7 @@ from videogn.cli.arguments import count, takes_checkpoint
 from videogn.errors import ConfigError, DataError, VideoDecodeError
 
 if TYPE_CHECKING:
-    from videogn.predict.answers import Answer, Span
+    from videogn.predict.answers import Span
     from videogn.predict.classifier import Classifier
     from videogn.predict.overlay import Caption
 
@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "videos", nargs="*", help="files, folders, 'patterns'; key=value overrides may follow"
     )
-    parser.add_argument("--topk", type=count, default=5, help="classes to tell (5)")
+    parser.add_argument(
+        "--topk", type=count, help="classes to tell (5) or draw (3); a timeline tells the best"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a video")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the answers as a table")
     parser.add_argument(
@@ -35,7 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="slide over the whole video: an answer every so many seconds; 0: clips side by side",
     )
     parser.add_argument(
-        "--video", type=Path, metavar="OUT", help="draw the labels: an mp4, or a folder of them"
+        "--video",
+        type=Path,
+        metavar="OUT",
+        help="draw the labels of a timeline (see --every): an mp4, or a folder of them",
     )
     parser.add_argument("--features", type=Path, metavar="FILE", help="write features (.npz)")
     parser.add_argument("--camera", type=int, metavar="N", help="film with camera N (Linux)")
@@ -47,6 +52,13 @@ def run(args: argparse.Namespace) -> int:
     words = [word for word in args.videos if word not in overrides]
     if bool(words) == (args.camera is not None):
         raise ConfigError("predict wants video files, or --camera N; give one of the two")
+    for option, path, suffix in (
+        ("--csv", args.csv, ".csv"),
+        ("--features", args.features, ".npz"),
+    ):
+        # So that a slip of the hand writes over no video and no checkpoint.
+        if path is not None and path.suffix != suffix:
+            raise ConfigError(f"{option} {path}: wanted a file named *{suffix}")
 
     from videogn.predict import load
 
@@ -67,7 +79,7 @@ def _answer(
 
     from videogn.predict.output import CsvWriter, FeatureWriter, as_json, as_text
 
-    sliding = args.every is not None or bool(targets)
+    sliding, topk = args.every is not None or bool(targets), args.topk or 5
     exit_code = 0
     with ExitStack() as stack:
         table = stack.enter_context(CsvWriter(args.csv)) if args.csv else None
@@ -83,31 +95,35 @@ def _answer(
             if not answer.spans or (answer.error and not sliding):
                 continue
             show = as_json if args.json else as_text
-            tqdm.write(show(answer, classifier, args.topk, sliding=sliding), file=sys.stdout)
+            tqdm.write(show(answer, classifier, topk, sliding=sliding), file=sys.stdout)
             if table:
-                table.add(answer, classifier, args.topk)
+                table.add(answer, classifier, topk)
             if features:
                 features.add(answer)
             if targets:
-                exit_code = max(exit_code, _draw(answer, targets[answer.path], classifier))
+                captions = [_caption(span, classifier, args.topk or 3) for span in answer.spans]
+                exit_code = max(exit_code, _draw(answer.path, targets[answer.path], captions))
+    for path in (args.csv, args.features, args.video):
+        if path is not None:
+            print(f"written: {path}", file=sys.stderr)  # what is on stdout may be read by others
     return exit_code
 
 
-def _draw(answer: Answer, target: Path, classifier: Classifier) -> int:
+def _draw(source: str, target: Path, captions: list[Caption]) -> int:
     from videogn.predict.overlay import draw_labels
 
     try:
-        draw_labels(answer.path, target, [_caption(span, classifier) for span in answer.spans])
+        draw_labels(source, target, captions)
     except VideoDecodeError as error:
         print(f"error: {error}", file=sys.stderr)
         return DataError.exit_code
     return 0
 
 
-def _caption(span: Span, classifier: Classifier) -> Caption:
+def _caption(span: Span, classifier: Classifier, topk: int) -> Caption:
     from videogn.predict.overlay import Caption
 
-    best = classifier.best(span.probs, 3)
+    best = classifier.best(span.probs, topk)
     return Caption(span.start, span.end, best, int(span.probs.argmax()))
 
 
@@ -115,7 +131,9 @@ def _targets(out: Path | None, paths: Sequence[str]) -> dict[str, Path]:
     """Returns where each labelled video is written: `out` itself for one, else a file in it."""
     if out is None:
         return {}
-    if out.suffix == ".mp4" and not out.is_dir():
+    if out.suffix and not out.is_dir():
+        if out.suffix != ".mp4":
+            raise ConfigError(f"--video {out}: wanted a file named *.mp4, or a folder")
         if len(paths) > 1:
             raise ConfigError(f"--video {out} is one file for {len(paths)} videos; give a folder")
         targets = {paths[0]: out}
@@ -150,7 +168,7 @@ def _film(args: argparse.Namespace, classifier: Classifier) -> int:
     name = f"camera {args.camera}"
     for span in follow(open_camera(args.camera), classifier, args.every or 0.0):
         show = as_json if args.json else as_text
-        print(show(Answer(name, [span]), classifier, args.topk, sliding=True), flush=True)
+        print(show(Answer(name, [span]), classifier, args.topk or 5, sliding=True), flush=True)
     return 0
 
 

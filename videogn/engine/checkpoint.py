@@ -94,7 +94,10 @@ def _read(path: Path) -> bytes:
     except OSError as error:  # one of reading names no file
         raise OSError(error.errno, error.strerror, str(path)) from error
     what = "is empty" if not start else "is no file of torch.save"
-    raise CheckpointError(f"{path} {what}; give a checkpoint of a run, such as last.pt")
+    raise CheckpointError(
+        f"{path} {what}; give a checkpoint of a run, such as last.pt, or make one of other weights "
+        "with run.py convert"
+    )
 
 
 def digest(contents: Any) -> str:
