@@ -180,6 +180,21 @@ def test_a_run_writes_the_documented_files_and_no_other(
     ]
 
 
+def test_of_equal_errors_the_last_gives_the_best_checkpoint(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = {4: 50.0, 6: 50.0}
+    monkeypatch.setattr(
+        experiment.Monitor,
+        "measure",
+        lambda *_, step, **__: {"val/error_1clip_aug": errors[step]},
+    )
+    best = [checkpoint.load(train(root) / "checkpoints" / "best.pt")["step"]]
+    errors[6] = 50.1
+    best.append(checkpoint.load(train(root, "seed=1") / "checkpoints" / "best.pt")["step"])
+    assert best == [6, 4]
+
+
 def test_the_record_and_the_test_have_the_documented_keys(
     trained: Callable[[str], Path], root: Path
 ) -> None:
@@ -228,7 +243,8 @@ def test_the_same_command_again_says_finished_and_starts_nothing(
     folder = train(root)
     before = contents(folder)
     assert cli.main(words(root)) == 0
-    assert "is finished" in capsys.readouterr().out
+    top1 = read_test(folder)["top1"]
+    assert f"{folder} is finished, top-1 {top1:.2f} %;" in capsys.readouterr().out
     assert [folder] == list(Path("runs").glob("*/*"))
     assert contents(folder) == before
 

@@ -129,7 +129,11 @@ class _Run:
         report = distributed.on_main(lambda: read_json(self.folder / "test.json"))
         if state.step >= self.last and report:
             if not too_many_failed(report, self.config):
-                log.info("%s is finished; resume=never starts another run", self.folder)
+                log.info(
+                    "%s is finished, top-1 %.2f %%; resume=never starts another run",
+                    self.folder,
+                    report["top1"],
+                )
                 return
             log.info("%s is tested again: too many videos could not be read", self.folder)
         self.bad = BadSamples(
@@ -393,7 +397,8 @@ class _Run:
         self.tracker.log({"step": state.step, "epoch": epoch, "split": "val", **errors})
         log.info("epoch %.2f: 1-clip error under training augmentation %.2f %%", epoch, error)
         before = state.best_error
-        if error < before:
+        # Equal errors are common with few videos; the later weights saw the lower rates.
+        if error <= before:
             state.best_error = error
             if self._why_not_kept(state, self._save_best):
                 state.best_error = before
