@@ -83,9 +83,8 @@ def test_the_arithmetic_of_the_training_is_spelt_out(root: Path) -> None:
         "stopped after 20 by optim.max_steps",
         "the rate rises until step 3",
         "from step 8 (epoch 3.2) on the rate is 0.012",
-        "from step 21 (epoch 9) on the rate is 0.0012",
     ]
-    assert found["monitoring"] == "2 times, every 5 epochs"
+    assert found["monitoring"] == "2 time(s): every 5 epochs and after the last step"
     assert found["test"] == "7 videos x 2 clips x 3 crop(s) = 42 views"
     assert found["data"].startswith("28 train and 7 val videos of 7 classes")
 
@@ -97,6 +96,21 @@ def test_the_steps_named_are_those_at_which_the_rate_falls(root: Path) -> None:
     assert len(steps) == 2
     for step in map(int, steps):
         assert schedule.lr(step) == pytest.approx(0.1 * schedule.lr(step - 1))
+
+
+@pytest.mark.parametrize("every", [0.01, 1, 2.5])
+@pytest.mark.parametrize("max_steps", [1, 6, 15])
+def test_only_what_the_steps_allow_is_counted(every: float, max_steps: int, root: Path) -> None:
+    words = ["optim.epochs=5", "optim.milestones=[1,2,3]", "optim.warmup_epochs=1"]
+    words += [f"eval.monitor_every_epochs={every}", f"optim.max_steps={max_steps}"]
+    found = told(root, *words, "optim.clips_per_gpu=10")  # 14 steps
+    last = min(max_steps, 14)
+    schedule = build.build_schedule(config_of(root, *words, "optim.clips_per_gpu=10"), 28, 1)
+    steps = [step for step in range(1, last + 1) if schedule.crosses(step, every) or step == last]
+    assert found["monitoring"].startswith(f"{len(steps)} time(s): every {every:g} epochs and")
+    assert found["steps"].count("on the rate is") == sum(at < last for at in (3, 6, 9))
+    rises = "step 3" if last > 3 else f"the end, to {schedule.lr(last - 1):g}"
+    assert f"the rate rises until {rises}" in found["steps"]
 
 
 def test_the_disk_named_is_what_checkpoints_take(data: Path, tmp_path: Path) -> None:
@@ -111,11 +125,13 @@ def test_the_disk_named_is_what_checkpoints_take(data: Path, tmp_path: Path) -> 
     }  # fmt: skip
     checkpoint.save(tmp_path / "x.pt", contents)
     told_size, kept, disk = re.fullmatch(
-        r"4, every 30 steps, ([\d.]+) MB each; (\d) kept: ([\d.]+) MB of disk", found["checkpoints"]
+        r"4: every 30 steps and after the last, ([\d.]+) MB each; the last (\d) and the best are "
+        r"kept: ([\d.]+) MB of disk",
+        found["checkpoints"],
     ).groups()  # type: ignore[union-attr]
     real = (tmp_path / "x.pt").stat().st_size / 1e6
     assert float(told_size) == pytest.approx(real, rel=0.1)
-    assert (int(kept), float(disk)) == (4, pytest.approx(4 * float(told_size), abs=0.3))
+    assert (int(kept), float(disk)) == (3, pytest.approx(4 * float(told_size), abs=0.3))
 
 
 def test_memory_is_that_of_fit_and_too_much_is_said(
@@ -170,7 +186,7 @@ def test_weights_are_tried_where_they_are_here_and_not_downloaded(
 def test_videos_that_are_missing_are_counted(root: Path, tmp_path: Path) -> None:
     (root / "val_3.mp4").unlink()
     said = told(root)["data"]
-    assert f"6 of 7 val videos looked for are there (missing: {root}/val_3.mp4)" in said
+    assert f"6 of 7 val videos are there (missing: {root}/val_3.mp4)" in said
     with pytest.raises(DataError, match=r"none of 28 videos is there, as .*data\.videos"):
         told(root, f"data.videos={tmp_path}")
 

@@ -45,7 +45,7 @@ def plan(config: Config, world: int) -> str:
         ("run", _run(config, folder)),
         ("device", f"{device}, {world} process(es); norms by {impl}"),
         ("data", f"{len(train)} train and {len(val)} val videos of {len(train.classes)} classes"),
-        ("", f"of each list {_found(train, 'train')}; {_found(val, 'val')}"),
+        ("", f"{_found(train, 'train')}; {_found(val, 'val')}"),
         ("network", f"{config.model.arch}, {config.model.norm.kind.upper()} norm"),
         ("weights", _weights(config, train.classes, folder)),
         *_steps(config, schedule, world),
@@ -82,7 +82,8 @@ def _found(manifest: Manifest, split: str) -> str:
             f"{manifest.name}: none of {len(files)} videos is there, as {missing[0]}; data.videos "
             "names the folder they lie in"
         )
-    said = f"{len(files) - len(missing)} of {len(files)} {split} videos looked for are there"
+    some = "" if stride == 1 else f" looked for, of {len(manifest)},"
+    said = f"{len(files) - len(missing)} of {len(files)} {split} videos{some} are there"
     return said + (f" (missing: {missing[0]})" if missing else "")
 
 
@@ -114,15 +115,24 @@ def _steps(config: Config, schedule: Schedule, world: int) -> Iterator[tuple[str
         f"batch(es) x {world} process(es)",
     )
     yield "steps", schedule.describe()
-    if optim.max_steps and optim.max_steps < schedule.total_steps:
-        yield "", f"stopped after {optim.max_steps} by optim.max_steps"
+    last = _last_step(config, schedule)
+    if last < schedule.total_steps:
+        yield "", f"stopped after {last} by optim.max_steps"
     if optim.warmup_epochs:
-        yield "", f"the rate rises until step {_step(schedule, optim.warmup_epochs)}"
+        risen = _step(schedule, optim.warmup_epochs)
+        end = f"step {risen}" if risen < last else f"the end, to {schedule.lr(last - 1):g}"
+        yield "", f"the rate rises until {end}"
     for epoch in optim.milestones:
         step = _step(schedule, epoch)
-        yield "", f"from step {step} (epoch {epoch:g}) on the rate is {schedule.lr(step):g}"
-    rounds = int(schedule.epochs / config.eval.monitor_every_epochs + 1e-9)
-    yield "monitoring", f"{rounds} times, every {config.eval.monitor_every_epochs:g} epochs"
+        if step < last:
+            yield "", f"from step {step} (epoch {epoch:g}) on the rate is {schedule.lr(step):g}"
+    every = config.eval.monitor_every_epochs
+    rounds = min(int(schedule.epoch(last - 1) / every + 1e-9), last - 1) + 1
+    yield "monitoring", f"{rounds} time(s): every {every:g} epochs and after the last step"
+
+
+def _last_step(config: Config, schedule: Schedule) -> int:
+    return min(schedule.total_steps, config.optim.max_steps or schedule.total_steps)
 
 
 def _step(schedule: Schedule, epoch: float) -> int:
@@ -132,13 +142,13 @@ def _step(schedule: Schedule, epoch: float) -> int:
 
 def _memory(config: Config, schedule: Schedule, device: torch.device) -> Iterator[tuple[str, str]]:
     footprint = fit.predict(config, device="cpu" if device.type == "cpu" else "cuda")
-    last = min(schedule.total_steps, config.optim.max_steps or schedule.total_steps)
-    saved = ceil(last / config.save_every_steps)
-    kept = min(saved, config.keep_checkpoints) + 1  # and the best
+    saved = ceil(_last_step(config, schedule) / config.save_every_steps)
+    kept = min(saved, config.keep_checkpoints)
     yield (
         "checkpoints",
-        f"{saved}, every {config.save_every_steps} steps, {_size(footprint.state)} each; "
-        f"{kept} kept: {_size(kept * footprint.state)} of disk",
+        f"{saved}: every {config.save_every_steps} steps and after the last, "
+        f"{_size(footprint.state)} each; the last {kept} and the best are kept: "
+        f"{_size((kept + 1) * footprint.state)} of disk",
     )
     memory = fit.device_memory(device)
     said = f"{_size(footprint.total)} predicted for each process, {_size(memory)} on this {device}"
