@@ -51,6 +51,7 @@ def test_help_shows_ten_examples_and_each_parses() -> None:
         ("test --ckpt x --otu y", ["--otu", "did you mean --out?"]),
         ("test --ckpy x", ["required: --ckpt", "--ckpy: did you mean --ckpt?"]),
         ("--cfgg=demo", ["did you mean --cfg?"]),
+        ("fit --cfg demo --frames 8,x", ["--frames: 'x' is no whole number"]),
         ("completion tcsh", ["'tcsh'", "'bash', 'zsh', 'fish'"]),
     ],
 )

@@ -167,6 +167,16 @@ def test_the_command_prints_what_fits(capsys: pytest.CaptureFixture[str]) -> Non
     assert not rows["GN, fused kernels"][-3].startswith("(")
 
 
+@pytest.mark.parametrize("memory", ["abc", "0", "nan", "inf"])
+def test_a_memory_that_is_no_number_is_refused(
+    memory: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--cfg", "i3d_gn_64f", "--memory", memory])
+    said = capsys.readouterr().err
+    assert f"--memory: '{memory}' is not a number of gigabytes above zero, such as 24" in said
+
+
 # LiveBytes
 
 

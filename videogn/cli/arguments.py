@@ -17,9 +17,17 @@ def takes_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ckpt", required=True, metavar="FILE", help="a checkpoint of a run")
 
 
+def whole(text: str) -> int:
+    """The whole number in `text`."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+
+
 def count(text: str) -> int:
     """The whole number in `text`, at least 1."""
-    value = int(text)
+    value = whole(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")
     return value

@@ -36,7 +36,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _gigabytes(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of gigabytes above zero")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of gigabytes above zero, such as 24"
+        )
     return value
