@@ -254,7 +254,8 @@ def test_a_data_set_too_large_for_the_page_is_left_out_with_a_word(runs: Path) -
 
 
 def test_the_text_names_files_tests_and_what_is_broken(text: str, runs: Path) -> None:
-    assert "Other tested runs:" in text
+    assert text.startswith("Tested runs:\n\n| run ")
+    assert "No run here is of the paper's Table 8; table8.md holds the paper's numbers." in text
     assert f"| {EVIL_RUN}/test_last (test) | GN   |   33.3 / 83.3 |" in text
     assert "Not tested yet: going (epoch 2)" in text
     assert "warning: broken: no readable config.yaml, so it is left out" in text
@@ -273,7 +274,7 @@ def test_table_8_leads_once_a_run_fills_it(tmp_path: Path) -> None:
     for seed, top1 in enumerate([73.0, 74.0]):
         folder = write_run(tmp_path / f"gn{seed}", f"seed={seed}", top1=top1)
         write_curve(folder, [60.0, 50.0 + seed])
-    write_report(tmp_path, thumbnails=0)
+    assert write_report(tmp_path, thumbnails=0).startswith("Table 8 (arXiv:1803.08494)")
     page = Page((tmp_path / "report.html").read_text("utf-8"))
     assert page.said("h2") == ["Table 8: I3D ResNet-50 on Kinetics-400", "Kinetics-400"]
     assert "73.5 ± 0.7 / 90.5 ± 0.0" in page.said("td")
@@ -282,14 +283,19 @@ def test_table_8_leads_once_a_run_fills_it(tmp_path: Path) -> None:
     assert len(page.all("polygon")) == 1
 
 
-def test_an_empty_folder_gives_the_papers_table(
+def test_a_folder_without_results_is_refused_and_left_as_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["report", str(tmp_path)]) == 0
-    out = capsys.readouterr().out
-    assert "fig7" not in out
-    assert Page((tmp_path / "report.html").read_text("utf-8")).open == []
+    assert main(["report", str(tmp_path)]) == 3
+    assert f"{tmp_path} holds no run that was tested or monitored; " in capsys.readouterr().err
     assert main(["report", str(tmp_path / "gone")]) == 3
+    assert list(tmp_path.iterdir()) == []
+
+    (write_run(tmp_path / "run") / "test.json").write_text("{")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["report", str(tmp_path)]) == 3
+    assert "(run: test.json is damaged, so the run counts as not tested)" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

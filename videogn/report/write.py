@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from videogn.data.tables import write_text
+from videogn.errors import DataError
 from videogn.report.explorer import Thumbnails
 from videogn.report.figures import draw_fig7, draw_table8, save_figure
 from videogn.report.page import write_page
-from videogn.report.records import Run, find_runs
+from videogn.report.records import Found, Run, find_runs
 from videogn.report.settings import Group, by_data_set
 from videogn.report.table8 import Row, format_table8, table8_csv, table8_rows
 from videogn.report.text import markdown_table, printable
@@ -26,9 +27,10 @@ def write_report(folder: Path, *, thumbnails: int = THUMBNAILS) -> str:
         thumbnails: videos of each kind that the page shows of a run; 0 opens no video.
 
     Raises:
-        DataError: there is no such folder.
+        DataError: there is no such folder, or nothing in it was measured yet.
     """
     found = find_runs(folder)
+    _require_results(folder, found)
     rows = table8_rows(found.runs)
     groups = _groups(found.runs, rows)
     text = format_table8(rows)
@@ -50,11 +52,29 @@ def write_report(folder: Path, *, thumbnails: int = THUMBNAILS) -> str:
     written.append(folder / "report.html")
     placed = {run.name for row in rows for run in row.runs}
     others = [run for run in found.runs if run.name not in placed]
-    parts = [text, _others([run for run in others if run.test])]
+    heading = "Other tested runs:" if placed else "Tested runs:"
+    parts = [text if placed else "", _tested([run for run in others if run.test], heading)]
     parts.append(_untested([run for run in others if not run.test]))
     parts.append("\n".join(f"warning: {printable(problem)}" for problem in found.problems))
+    if not placed:
+        parts.append("No run here is of the paper's Table 8; table8.md holds the paper's numbers.")
     parts.append("Written: " + ", ".join(printable(str(path)) for path in written))
     return "\n\n".join(part for part in parts if part)
+
+
+def _require_results(folder: Path, found: Found) -> None:
+    """Refuses runs of which no table, curve or page would tell anything.
+
+    Raises:
+        DataError: none of them was tested or monitored.
+    """
+    if any(run.test or run.curve for run in found.runs):
+        return
+    why = f" ({printable(found.problems[0])})" if found.problems else ""
+    raise DataError(
+        f"{folder} holds no run that was tested or monitored{why}; train one, or name the folder "
+        "that the runs lie in"
+    )
 
 
 def _groups(runs: Sequence[Run], rows: Sequence[Row]) -> list[Group]:
@@ -68,7 +88,7 @@ def _groups(runs: Sequence[Run], rows: Sequence[Row]) -> list[Group]:
     return [group for _, group in sorted(groups, key=lambda entry: entry[0])]
 
 
-def _others(runs: Sequence[Run]) -> str:
+def _tested(runs: Sequence[Run], heading: str) -> str:
     """Returns the tests that are no cell of Table 8, as a table of their own."""
     if not runs:
         return ""
@@ -84,7 +104,7 @@ def _others(runs: Sequence[Run]) -> str:
         rows.append([run.name + kind, run.norm, result, videos, protocol])
     table = markdown_table(header, rows, words=2)
     notes = [f"Protocol {n}: {printable(text)}." for n, text in enumerate(protocols, start=1)]
-    return "\n\n".join(["Other tested runs:", table, "\n".join(notes)])
+    return "\n\n".join([heading, table, "\n".join(notes)])
 
 
 def _untested(runs: Sequence[Run]) -> str:
