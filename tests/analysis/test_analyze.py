@@ -13,6 +13,7 @@ import pytest
 from tests.checkpoints import write_checkpoint
 from tests.test_experiment import CLASSES, make_root
 from videogn import cli
+from videogn.errors import ConfigError
 
 LAYERS = ["norm1", "layer4.0.norm3", "layer4.0.downsample.1"]
 
@@ -125,3 +126,43 @@ def test_a_wrong_wish_is_refused_before_anything_is_written(
     assert analyze(path, *words) == 2
     assert message in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["x.pt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--clips", "7"], "argument --clips: 7 clips: the noise of batches needs at least 8; 0 "),
+        (["--clips", "-1"], "argument --clips: -1 clips: "),
+        (["--clips", "few"], "argument --clips: 'few' is no whole number"),
+        (["--rounds", "1"], "argument --rounds: 1: answers are compared between batches"),
+    ],
+)
+def test_numbers_too_small_to_measure_with_are_refused(
+    capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        analyze(Path("x.pt"), *words)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_part_that_fails_does_not_take_the_others_with_it(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    def refused(*_: object, **__: object) -> None:
+        raise ConfigError("no test here")
+
+    monkeypatch.setattr("videogn.analysis.analyze.measure_noise", exhausted)
+    monkeypatch.setattr("videogn.analysis.analyze.run_test", refused)
+    path = write_checkpoint(tmp_path / "x.pt", f"data.root={root}", classes=CLASSES)
+    video = root / "videos" / "val_0.mp4"
+    assert analyze(path, "--test", "--clips", 8, "--cam", video) == ConfigError.exit_code
+    said = capsys.readouterr().out
+    assert "The test: no test here." in said
+    assert "add --test" not in said
+    assert "The noise of batches: out of memory in the noise of batches on cpu" in said
+    assert "Heat: " in said
+    assert (tmp_path / "analysis_x_000000006" / "cam_val_0.mp4").stat().st_size > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,12 +13,12 @@ from videogn import build
 from videogn.analysis.cam_video import no_heat, write_cam
 from videogn.analysis.found import Analysis, Cam, Wish
 from videogn.analysis.grad_cam import find_layer, heat_of_video
-from videogn.analysis.noise import measure_noise
+from videogn.analysis.noise import FEWEST_CLIPS, measure_noise
 from videogn.config import Config, config_from
 from videogn.data.pyav_reader import PyAVReader
 from videogn.engine import checkpoint, memory
 from videogn.engine.progress import log_to_terminal, track
-from videogn.errors import ConfigError, DataError, VideoDecodeError
+from videogn.errors import ConfigError, DataError, RunInterruptedError, VideognError
 from videogn.predict.classifier import Classifier
 from videogn.report.predictions import read_predictions
 from videogn.report.records import is_number
@@ -62,15 +63,11 @@ def analyze(wish: Wish) -> Analysis:
     _read_test(found, wish, run)
     _read_percentiles(found, run / "metrics.jsonl")
     if wish.clips:
-        try:
-            clips = _clips(config, wish.clips, device)
-            advice = [f"--clips {max(wish.clips // 2, 8)}"]  # the largest batch is half of them
-            with memory.explained(lambda: "the noise of batches", device, advice):
-                found.noise = measure_noise(model, clips, found.norm, rounds=wish.rounds)
-        except DataError as error:
-            found.missing.append(f"The noise of batches: {error}")
+        with _noted_if_it_fails(found, "The noise of batches"):
+            _add_noise(found, wish, config, model)
     for video in wish.videos:
-        _add_cam(found, video, classifier, layer, class_id)
+        with _noted_if_it_fails(found, "Where it looks"):
+            _add_cam(found, video, classifier, layer, class_id)
     return found
 
 
@@ -91,7 +88,8 @@ def _read_test(found: Analysis, wish: Wish, run: Path) -> None:
     """Finds the newest test of the checkpoint's weights, or makes one if that is wished."""
     own = found.folder / "test"
     if wish.test:
-        run_test(wish.checkpoint, wish.overrides, own)
+        with _noted_if_it_fails(found, "The test"):
+            run_test(wish.checkpoint, wish.overrides, own)
     for folder in [own, run, *sorted(run.glob("test_*"))]:
         test = read_json(folder / "test.json")
         if test and test.get("step") == found.step and (folder / "predictions.csv").is_file():
@@ -102,10 +100,11 @@ def _read_test(found: Analysis, wish: Wish, run: Path) -> None:
                 continue
             found.test = test
             return
-    found.missing.append(
-        f"The test: {run} holds no test of {found.checkpoint} at step {found.step}; make one with "
-        f"`run.py test --ckpt {wish.checkpoint}`, or add --test here."
-    )
+    if not wish.test:
+        found.missing.append(
+            f"The test: {run} holds no test of {found.checkpoint} at step {found.step}; make one "
+            f"with `run.py test --ckpt {wish.checkpoint}`, or add --test here."
+        )
 
 
 def _read_percentiles(found: Analysis, path: Path) -> None:
@@ -126,6 +125,30 @@ def _read_percentiles(found: Analysis, path: Path) -> None:
         )
 
 
+def _add_noise(found: Analysis, wish: Wish, config: Config, model: torch.nn.Module) -> None:
+    """Measures the noise of batches on clips of the validation videos."""
+    device = next(model.parameters()).device
+    advice = [f"--clips {max(wish.clips // 2, FEWEST_CLIPS)}"]  # the largest batch is half of them
+    try:
+        with memory.explained(lambda: "the noise of batches", device, advice):
+            clips = _clips(config, wish.clips, device)
+            found.noise = measure_noise(model, clips, found.norm, rounds=wish.rounds)
+    except DataError as error:  # no failure: it is measured unasked, and the data may be elsewhere
+        found.missing.append(f"The noise of batches: {error}")
+
+
+@contextmanager
+def _noted_if_it_fails(found: Analysis, part: str) -> Iterator[None]:
+    """Notes why a part failed, so that what else is found is written all the same."""
+    try:
+        yield
+    except RunInterruptedError:
+        raise
+    except VideognError as error:
+        found.missing.append(f"{part}: {error}.")
+        found.exit_code = found.exit_code or error.exit_code
+
+
 def _clips(config: Config, count: int, device: torch.device) -> list[Tensor]:
     """Returns one augmented clip of each of `count` validation videos, as BN would see them."""
     manifest = build.build_manifest(config, "val")
@@ -139,8 +162,10 @@ def _clips(config: Config, count: int, device: torch.device) -> list[Tensor]:
 def _add_cam(
     found: Analysis, path: str, classifier: Classifier, layer: torch.nn.Module, wanted: int | None
 ) -> None:
-    """Writes the heat of one video; one that cannot be read is noted, and the others go on."""
-    try:
+    """Writes the heat of one video."""
+    with memory.explained(
+        lambda: f"Grad-CAM of {path}", classifier.device, ["eval.views_per_forward=1"]
+    ):
         class_id = int(classifier.probs(path).argmax()) if wanted is None else wanted
         with PyAVReader(path) as video:
             heats = heat_of_video(
@@ -155,10 +180,6 @@ def _add_cam(
         label = classifier.classes[class_id]
         file = _free_name(found.cams, Path(path).stem)
         frames = write_cam(path, found.folder / file, heats, label, class_id)
-    except VideoDecodeError as error:
-        found.missing.append(f"Where it looks: {error}.")
-        found.exit_code = DataError.exit_code
-        return
     if no_heat(heats):
         found.missing.append(f"Where it looks: nothing in {path} speaks for {label}.")
     windows = [(heat.start, heat.end, heat.probability) for heat in heats]

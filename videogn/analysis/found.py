@@ -74,7 +74,7 @@ class Analysis:
         noise: of batches.
         cams: videos with heat.
         missing: a sentence for each part that could not be made.
-        exit_code: 3 when a video could not be read.
+        exit_code: of the first part that was asked for and failed, as 3 of an unreadable video.
     """
 
     folder: Path

@@ -27,7 +27,7 @@ from videogn.model.swap import swap_norm
 
 SIZES = (2, 4, 8, 16, 32)
 _GROUPS = 32
-_FEWEST = 8  # of fewer, a clip would meet the same company again
+FEWEST_CLIPS = 8  # of fewer, a clip would meet the same company again
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ def measure_noise(model: nn.Module, inputs: Sequence[Tensor], norm: str, *, roun
         DataError: fewer than 8 clips.
     """
     sizes = [size for size in SIZES if 2 * size <= len(inputs)]
-    if len(inputs) < _FEWEST:
+    if len(inputs) < FEWEST_CLIPS:
         raise DataError(
-            f"only {len(inputs)} clips could be read, and {_FEWEST} are needed to measure the "
+            f"only {len(inputs)} clips could be read, and {FEWEST_CLIPS} are needed to measure the "
             "noise of batches; give more with --clips or data.root"
         )
     passed = track(inputs, total=len(inputs), what="statistics", unit="clips")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from videogn.cli.arguments import count, takes_checkpoint, takes_overrides
+from videogn.cli.arguments import takes_checkpoint, takes_overrides, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,13 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test", action="store_true", help="test the checkpoint first")
     parser.add_argument(
         "--clips",
-        type=_whole,
+        type=_clips,
         default=64,
         metavar="N",
-        help="validation clips to measure the noise of batches on (64); 0: leave it out",
+        help="validation clips to measure the noise of batches on, 8 or more (64); 0: none",
     )
     parser.add_argument(
-        "--rounds", type=count, default=3, metavar="N", help="batches that each clip is in (3)"
+        "--rounds", type=_rounds, default=3, metavar="N", help="batches that each clip is in (3)"
     )
     parser.add_argument(
         "--cam",
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command; returns 3 when some video could not be read."""
+    """Runs the command; returns the exit code of the first part that failed."""
     from videogn.analysis.analyze import analyze
     from videogn.analysis.found import Wish
     from videogn.analysis.write import write_analysis
@@ -61,9 +61,23 @@ def run(args: argparse.Namespace) -> int:
     return found.exit_code
 
 
-def _whole(text: str) -> int:
-    """The whole number in `text`, at least 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+def _clips(text: str) -> int:
+    """The number of clips in `text`: 0, or as many as the measurement needs."""
+    from videogn.analysis.noise import FEWEST_CLIPS
+
+    value = whole(text)
+    if value != 0 and value < FEWEST_CLIPS:
+        raise argparse.ArgumentTypeError(
+            f"{text} clips: the noise of batches needs at least {FEWEST_CLIPS}; 0 leaves it out"
+        )
+    return value
+
+
+def _rounds(text: str) -> int:
+    """The number of batches in `text`, at least 2."""
+    value = whole(text)
+    if value < 2:
+        raise argparse.ArgumentTypeError(
+            f"{text}: answers are compared between batches, so each clip must be in at least 2"
+        )
     return value
