@@ -172,6 +172,19 @@ def test_the_menus_show_how_two_runs_differ(told: dict[str, Any]) -> None:
     )
 
 
+def test_a_single_run_has_an_accuracy_a_class_and_no_change(tmp_path: Path) -> None:
+    runs = write_runs(tmp_path)
+    write_report(runs / "bn", thumbnails=0)
+    script = """
+const texts = (nodes) => [...nodes].map((node) => node.textContent);
+const rows = [...document.querySelectorAll(".classes tbody tr")];
+return [rows.map((row) => texts(row.cells)), texts(document.querySelectorAll(".wrong .chip"))];
+"""
+    classes, chips = run_in(runs / "bn" / "report.html", script)
+    assert sorted(classes) == sorted([name, "50.0", "2"] for name in (EVIL, "clap", "jump"))
+    assert set(chips) == {"BN"}
+
+
 def test_videos_are_named_with_what_each_run_said_of_them(told: dict[str, Any]) -> None:
     assert [text.replace("\u00a0", " ") for text in told["first"]["wrong"]] == [
         f"jumpA, BN clap 80.0 %, true one 1.0 %B, GN {EVIL} 50.0 %, true one 1.0 %v3.mp4",

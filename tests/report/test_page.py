@@ -23,7 +23,7 @@ from videogn.report.html import embedded_json
 from videogn.report.palette import NORM_COLOURS, OTHER_COLOURS
 from videogn.report.predictions import read_predictions
 from videogn.report.records import find_runs
-from videogn.report.settings import by_data_set
+from videogn.report.settings import Group, by_data_set
 from videogn.report.write import write_report
 
 VOID = {"meta", "br", "img", "input", "link"}
@@ -223,6 +223,24 @@ def test_the_menus_choose_from_what_the_tests_said(data: dict[str, Any], runs: P
     assert video["said"][:2] == [[clap, 0.8, 0.01], [evil, 0.5, 0.01]]
     total = {p.path for p in read_predictions(runs / "bn" / "predictions.csv")}
     assert set(paths) < total
+
+
+def test_a_single_run_is_not_compared_with_itself(runs: Path) -> None:
+    [group] = by_data_set(find_runs(runs).runs)
+    both, one = (
+        Page(data_set_part(Group("x", chosen), "x", Thumbnails(wanted=0)))
+        for chosen in (group.runs[:2], group.runs[:1])
+    )
+    for page, menus, column in ((both, 2, "B - A"), (one, 0, "accuracy, %")):
+        assert len(page.all("select")) == menus
+        assert [name for name in ("B - A", "accuracy, %") if name in page.said("button")] == [
+            column
+        ]
+    told = " ".join(one.said("h4", "p"))
+    assert "run A" not in told
+    assert "compare A B" not in told
+    assert "Classes, the worst first" in told
+    assert "bn" in one.said("span")
 
 
 def test_videos_move_and_those_that_are_gone_say_so(data: dict[str, Any]) -> None:

@@ -130,27 +130,32 @@ def _explorer(runs: Sequence[Run], thumbnails: Thumbnails) -> str:
         if without
         else "",
     ]
-    class_table = table(
-        "Accuracy of each class", ["class", "B - A", "A, %", "B, %", "videos"], []
-    ).replace('class="wide"', 'class="wide tall"')
+    two = len(tested) > 1
+    menus = f"<span>{safe(names[0])}</span>"
+    if two:
+        menus = _menu("Run A", names, first) + _menu("Run B", names, second)
+    of_a = " of run A" * two
+    columns = ["B - A", "A, %", "B, %"] if two else ["accuracy, %"]
+    class_table = table("Accuracy of each class", ["class", *columns, "videos"], []).replace(
+        'class="wide"', 'class="wide tall"'
+    )
+    hint = "Whether two runs truly differ: python run.py compare A B, with an interval and a test."
     pair_table = table(
         "Most confused pairs", ["true class", "taken for", "videos", "% of the class"], [], words=2
     )
     return section(
         _ANSWERS,
         '<div class="explorer">'
-        f'<div class="menus">{_menu("Run A", names, first)}{_menu("Run B", names, second)}'
+        f'<div class="menus">{menus}'
         '<button type="button" aria-pressed="false">Pause thumbnails</button></div>',
         *(paragraph(remark) for remark in remarks if remark),
-        '<div class="two"><div><h4>Classes, the largest change first</h4>'
+        f'<div class="two"><div><h4>Classes, the {"largest change" if two else "worst"} first</h4>'
         f'<div class="classes">{class_table}</div></div>'
-        f'<div><h4>Confusions of run A</h4><div class="matrix"></div></div></div>'
-        f'<h4>Most confused pairs of run A</h4><div class="pairs">{pair_table}</div>',
+        f'<div><h4>Confusions{of_a}</h4><div class="matrix"></div></div></div>'
+        f'<h4>Most confused pairs{of_a}</h4><div class="pairs">{pair_table}</div>',
         '<h4>Wrong, and the surest of it</h4><ul class="videos wrong"></ul>'
         '<h4>Right, and the surest of it</h4><ul class="videos right"></ul>',
-        paragraph(
-            "Whether two runs truly differ: python run.py compare A B, with an interval and a test."
-        ),
+        paragraph(hint) if two else "",
         f'<script type="application/json">{data}</script></div>',
     )
 

@@ -111,7 +111,7 @@ function setUpCurve(figure) {
   });
 }
 
-// The explorer: two menus choose runs, everything below follows.
+// The explorer: two menus choose runs, everything below follows; a single run needs no menu.
 
 function counts(run, number) {
   const videos = Array(number).fill(0);
@@ -136,14 +136,16 @@ function classRows(data, a, b) {
   classes.sort((one, other) => other.size - one.size || one.x - other.x);
   const largest = Math.max(...classes.map(({ size }) => size), 1);
   return classes.map(({ name, number, x, y, change, size }) => {
+    const cellsOf = (values) => values.map((value) => make("td", {}, String(value)));
+    const heading = make("th", { scope: "row" }, name);
+    if (data.runs.length === 1) return make("tr", {}, heading, ...cellsOf([percent(x), number]));
     const bar = make("i", change < 0 ? { class: "less" } : {});
     const width = 50 * size / largest;
     bar.style.width = `${width}%`;
     bar.style.left = `${change < 0 ? 50 - width : 50}%`;
     const told = make("td", { "data-value": change, class: "nowrap" }, signed(change),
       make("span", { class: "change", "aria-hidden": "true" }, bar));
-    const cells = [percent(x), percent(y), number].map((value) => make("td", {}, String(value)));
-    return make("tr", {}, make("th", { scope: "row" }, name), told, ...cells);
+    return make("tr", {}, heading, told, ...cellsOf([percent(x), percent(y), number]));
   });
 }
 
@@ -229,7 +231,8 @@ function videoCard(data, video, runs) {
   const card = make("li", {}, ...pictures(video), make("strong", {}, data.classes[video.label]));
   for (const { which, run, at } of runs) {
     const said = video.said[at];
-    const chip = make("span", { class: `chip ${colourOf(run)}` }, `${which}, ${run.norm}`);
+    const told = data.runs.length > 1 ? `${which}, ${run.norm}` : run.norm;
+    const chip = make("span", { class: `chip ${colourOf(run)}` }, told);
     const line = make("div", {}, chip, " ");
     if (said) {
       const [id, probability, ofLabel] = said;
@@ -247,11 +250,11 @@ function videoCard(data, video, runs) {
 
 function setUpExplorer(root) {
   const data = JSON.parse(root.querySelector("script").textContent);
-  const [menuA, menuB] = root.querySelectorAll("select");
+  const menus = [...root.querySelectorAll("select")];
   const find = (name) => root.querySelector(name);
 
   function render() {
-    const [a, b] = [menuA, menuB].map((menu) => Number(menu.value));
+    const [a, b] = menus.length ? menus.map((menu) => Number(menu.value)) : [0, 0];
     const [runA, runB] = [data.runs[a], data.runs[b]];
     fill(find(".classes table"), classRows(data, runA, runB));
     fill(find(".pairs table"), pairRows(data, runA));
@@ -272,7 +275,7 @@ function setUpExplorer(root) {
   }
   button.addEventListener("click", () => pause(!root.classList.contains("paused")));
   pause(matchMedia("(prefers-reduced-motion: reduce)").matches);
-  for (const menu of [menuA, menuB]) menu.addEventListener("change", render);
+  for (const menu of menus) menu.addEventListener("change", render);
   render();
 }
 
