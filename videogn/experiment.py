@@ -451,6 +451,7 @@ class _Run:
         Raises:
             TrainingDivergedError: the weights are of no use; those saved before are as they were.
         """
+        watchdog.now(f"the saving of step {state.step}")  # monitoring has ended its own
         try:
             distributed.on_main(lambda: write(self._contents(state)))
         except OSError as error:
