@@ -487,6 +487,7 @@ def test_the_protocol_in_words(crops: Any, words: str) -> None:
     assert spec.describe() == (
         f"10 clips (nonlocal) of 32 frames, stride 2, {words}, softmax averaged over views"
     )
+    assert replace(spec, num_clips=1).describe().startswith("1 clip (nonlocal) of 32 frames")
 
 
 def test_keyed_batches_look_at_each_row_once() -> None:

@@ -13,6 +13,7 @@ import pytest
 from videogn.cli import main
 from videogn.errors import DataError
 from videogn.report.compare import bootstrap_interval, compare, load_test, mcnemar, paired
+from videogn.report.comparison_text import describe
 from videogn.report.predictions import Prediction
 
 
@@ -114,6 +115,21 @@ def test_a_video_listed_twice_counts_twice() -> None:
     with pytest.raises(DataError, match="not of the same videos: 3 and 2 of them; test both"):
         compare([*a, a[0]], b)
     assert compare([*a, a[0]], [*b, b[0]]).videos == 3
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        ("ab", None),
+        ("abcdefghijk", "1 more class differs"),
+        ("abcdefghijkl", "2 more classes differ"),
+    ],
+)
+def test_classes_that_are_not_shown_are_counted(classes: str, words: str | None) -> None:
+    a, b = (outcomes_of(outcome * len(classes), labels=classes) for outcome in "01")
+    text = describe(compare(a, b), "a", "b")
+    assert ("more class" in text) == bool(words)
+    assert (words or "") in text
 
 
 def test_the_command_tells_both_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

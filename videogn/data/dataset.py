@@ -253,9 +253,10 @@ class ViewSpec:
             "center": f"center crop {self.crop_size} of short side {self.short_side}",
             "three": f"three crops {self.short_side} of short side {self.short_side}",
         }[self.crops]
+        clips = "1 clip" if self.num_clips == 1 else f"{self.num_clips} clips"
         return (
-            f"{self.num_clips} clips ({self.clip_rule}) of {self.num_frames} frames, stride "
-            f"{self.frame_stride}, {crops}, softmax averaged over views"
+            f"{clips} ({self.clip_rule}) of {self.num_frames} frames, stride {self.frame_stride}, "
+            f"{crops}, softmax averaged over views"
         )
 
 

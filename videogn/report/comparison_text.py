@@ -16,7 +16,7 @@ def describe(found: Comparison, a: str, b: str) -> str:
     rows = [_row("top-1", found.top1), _row("top-5", found.top5)]
     header = ["", "A, %", "B, %", "B - A", "95 % interval", "only A right", "only B right", "p"]
     parts = [
-        f"A: {printable(a)}\nB: {printable(b)}\n{found.videos} videos",
+        f"A: {printable(a)}\nB: {printable(b)}\n{found.videos} video{'s' * (found.videos != 1)}",
         markdown_table(header, rows),
         "Interval: bootstrap over the videos. p: McNemar's exact test. Both tell how far other "
         "videos could change the difference; how far other seeds of the training could, they do "
@@ -29,8 +29,10 @@ def describe(found: Comparison, a: str, b: str) -> str:
             for c in changed[:_SHOWN_CLASSES]
         ]
         parts.append(markdown_table(["class", "videos", "A, %", "B, %", "B - A"], table))
-        if len(changed) > _SHOWN_CLASSES:
-            parts.append(f"{len(changed) - _SHOWN_CLASSES} more classes differ; see --json")
+        more = len(changed) - _SHOWN_CLASSES
+        if more > 0:
+            differ = "class differs" if more == 1 else "classes differ"
+            parts.append(f"{more} more {differ}; see --json")
     parts += [_videos("A", found.only_a), _videos("B", found.only_b)]
     return "\n\n".join(part for part in parts if part)
 
