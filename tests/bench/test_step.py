@@ -12,9 +12,10 @@ import torch
 from videogn import cli
 from videogn.bench import on_gpu
 from videogn.bench.rounds import cpu_seconds
-from videogn.bench.step import Variant, training, variants
+from videogn.bench.step import Variant, require_size, training, variants
 from videogn.build import resolve
 from videogn.config import load_config
+from videogn.errors import ConfigError
 
 THIN = ["model.arch=i3d_r14", "model.width=8", "model.norm.num_groups=4", "device=cpu"]
 
@@ -52,6 +53,32 @@ def test_a_step_trains_the_variant_that_it_names() -> None:
         kinds[variant.name] = type(made.state.model.get_submodule("layer1.0.norm2")).__name__
         assert made.dtype is (torch.bfloat16 if variant.amp == "bf16" else None)
     assert kinds == {"a": "GroupNorm", "b": "BatchNorm3d", "c": "Identity"}
+
+
+@pytest.mark.parametrize(
+    ("frames", "size", "clips", "message"),
+    [
+        (8, 32, 1, "frames at 32 pixels leaves batch norm one value per channel"),
+        (8, 7, 4, "8 frames at 7 pixels is too small to measure: a stage would halve a map of one"),
+        (8, 16, 4, "8 frames at 16 pixels is too small to measure"),
+        (8, 2, 4, "is too small: the last map would be"),
+    ],
+)
+def test_a_size_that_some_variant_cannot_take_is_refused_at_once(
+    frames: int, size: int, clips: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--frames", str(frames), "--size", str(size), "--batch", str(clips)]
+    words += ["model.arch=i3d_r50", "model.width=8", "model.norm.num_groups=4", "device=cpu"]
+    assert cli.main(["bench", "step", *words]) == ConfigError.exit_code
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert message in said
+
+
+def test_the_smallest_clips_that_every_variant_can_take_are_let_through() -> None:
+    for size, clips in ((21, 2), (32, 2), (64, 1)):
+        sized = [*THIN[1:], "data.num_frames=8", f"data.crop_size={size}"]
+        require_size(load_config("i3d_gn_64f", sized), clips)
 
 
 @pytest.mark.slow

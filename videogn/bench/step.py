@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from videogn.bench.rounds import cpu_seconds, environment
 from videogn.config import Config
 from videogn.engine.state import TrainState
 from videogn.engine.train import AMP_DTYPES, compiled
+from videogn.errors import ConfigError
 from videogn.live_bytes import LiveBytes
 from videogn.model.swap import swap_norm
 
@@ -126,16 +128,23 @@ def bench_step(
         rounds: medians of so many.
         compile: measure compiled networks, and CUDA graphs, too.
         memory: bytes for which the largest batch is predicted; else of the present device.
+
+    Raises:
+        ConfigError: the clips are too small, or too few, to take the step with.
     """
     device = build.pick_device(config)
     torch.set_num_threads(1)
     build.set_up_torch(config, device)
     config = build.resolve(config, _CLASSES)
+    all_sized = [
+        replace(config, data=replace(config.data, num_frames=number, crop_size=size))
+        for number in frames
+    ]
+    for sized in all_sized:
+        require_size(sized, clips)
     settings = []
-    for number in frames:
-        data = replace(config.data, num_frames=number, crop_size=size)
-        setting = Setting(number, size, clips)
-        sized = replace(config, data=data)
+    for sized in all_sized:
+        setting = Setting(sized.data.num_frames, size, clips)
         _measure(setting, sized, device, variants(device, compile=compile), rounds, memory)
         settings.append(setting)
     if out is not None:
@@ -157,6 +166,33 @@ def bench_step(
     )
     lines = [line for setting in settings for line in _lines(setting, device)]
     return "\n".join([*lines, legend])
+
+
+def require_size(config: Config, clips: int) -> None:
+    """Checks that every variant can take a step with so many clips of the configured size.
+
+    Raises:
+        ConfigError: batch norm would see one value per channel; or a stage would halve a map of
+            one pixel, at which torch 2.15 writes past its memory (bfloat16, backward, on a CPU).
+    """
+    entering: list[int] = []  # sides of the maps that the stages are given
+    with torch.device("meta"):
+        model = build.build_model(Variant("GN", "gn").of(config), _CLASSES).eval()
+        for stage in model.stages[1:]:
+            stage.register_forward_pre_hook(lambda _, given: entering.append(given[0].shape[-1]))
+        data = config.data
+        model(torch.empty(1, 3, data.num_frames, data.crop_size, data.crop_size))
+    clip = f"a clip of {data.num_frames} frames at {data.crop_size} pixels"
+    if min(entering) < 2:
+        raise ConfigError(
+            f"{clip} is too small to measure: a stage would halve a map of one pixel; raise --size,"
+            " to 32 for example"
+        )
+    if clips * prod(model.window) == 1:
+        raise ConfigError(
+            f"{clip} leaves batch norm one value per channel, which has no variance; raise --batch "
+            "to 2 or more, or --size"
+        )
 
 
 def _measure(
