@@ -64,13 +64,16 @@ def predict(
         frames: of a clip, instead of `data.num_frames`.
 
     Raises:
-        ConfigError: the clips are too small for the network.
+        ConfigError: the clips are too small or too few for the network.
     """
     clips = batch or config.optim.clips_per_gpu
     config = replace(config, data=replace(config.data, num_frames=frames or config.data.num_frames))
     with _shapes_alone(device) as place:
         model = _network(config, place)
-        live = _run(config, model, clips, place)
+        try:
+            live = _run(config, model, clips, place)
+        except ValueError as error:  # as of BN over a single value
+            raise ConfigError(f"a step of {clips} clip(s) cannot be taken: {error}") from error
     return Footprint(_state_bytes(config, model), *live)
 
 

@@ -12,7 +12,7 @@ from importlib import metadata
 from itertools import groupby
 from pathlib import Path
 
-_LIBRARIES = ("torch", "av", "numpy", "yaml", "wandb")
+_LIBRARIES = ("torch", "av", "numpy", "pyyaml", "wandb")
 
 
 @dataclass(frozen=True)
