@@ -14,7 +14,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from videogn import build, cli
-from videogn.config import Config, config_from
+from videogn.config import Config, config_from, load_config
+from videogn.errors import ConfigError
 from videogn.fit import Footprint, largest_batch, norms, predict
 from videogn.live_bytes import LiveBytes
 
@@ -197,3 +198,9 @@ def test_a_view_and_a_change_in_place_cost_nothing() -> None:
 
 def test_a_temporary_counts_while_it_lives() -> None:
     assert alive(lambda: torch.zeros(8).double().sum(dtype=torch.float32)) == (4, 96)
+
+
+def test_a_step_that_cannot_be_taken_is_said_to_be_so() -> None:
+    words = ["data.root=none", "data.num_frames=8", "data.crop_size=32", "optim.clips_per_gpu=1"]
+    with pytest.raises(ConfigError, match=r"a step of 1 clip\(s\) cannot be taken: batch norm"):
+        predict(load_config("i3d_bn_64f", words))

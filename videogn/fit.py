@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from videogn import build
 from videogn.config import Config
 from videogn.engine.train import AMP_DTYPES
+from videogn.errors import ConfigError
 from videogn.live_bytes import LiveBytes
 from videogn.model.i3d import I3DResNet
 
