@@ -98,15 +98,7 @@ def measure_saving(state: TrainState, folder: Path, rounds: int) -> dict[str, fl
 
 def measure_step(state: TrainState, options: Any, rounds: int) -> dict[str, float]:
     """Seconds of a step without any check, and of the checks that each step makes."""
-    hooks = Hooks(
-        log=_nothing,
-        bad=_nothing,
-        diverged=_nothing,
-        stepped=_nothing,
-        save=_nothing,
-        monitor=_nothing,
-        interrupted=lambda: False,
-    )
+    hooks = Hooks()
     loss = _step(state)
 
     def checks() -> None:
@@ -160,10 +152,6 @@ def _step(state: TrainState) -> Tensor:
     loss.backward()
     state.optimizer.step()
     return loss.detach()
-
-
-def _nothing(*_: Any) -> None:
-    """Is what the measured checks call."""
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class Hooks:
-    """Whom training calls: each is a plain function, called on every rank.
+    """Whom training calls: each is a plain function, called on every rank; by default nobody.
 
     Attributes:
         log: takes a record of plain values.
@@ -74,11 +74,11 @@ class Hooks:
         look: looks at the features of the state, before the first step and between epochs.
     """
 
-    log: Callable[[Mapping[str, Any]], None]
-    bad: Callable[[Sequence[Any]], None]
-    diverged: Callable[[Mapping[str, Any]], None]
-    stepped: Callable[[float], None]
-    save: Callable[[TrainState], None]
-    monitor: Callable[[TrainState], None]
-    interrupted: Callable[[], bool]
+    log: Callable[[Mapping[str, Any]], None] = lambda _: None
+    bad: Callable[[Sequence[Any]], None] = lambda _: None
+    diverged: Callable[[Mapping[str, Any]], None] = lambda _: None
+    stepped: Callable[[float], None] = lambda _: None
+    save: Callable[[TrainState], None] = lambda _: None
+    monitor: Callable[[TrainState], None] = lambda _: None
+    interrupted: Callable[[], bool] = lambda: False
     look: Callable[[TrainState], None] = lambda _: None

@@ -153,9 +153,6 @@ def _train(
         error = round(100 - _accuracy(state.model, val), 3)
         curve.append([round(schedule.epoch(state.step), 4), error])
 
-    def nothing(_: object) -> None:
-        """Trials are short: one that is stopped begins again."""
-
     train(
         state,
         batches_of(trial, clips),
@@ -163,13 +160,5 @@ def _train(
         options=build.build_train_options(config),
         to_input=_as_it_is,
         ranks=Ranks(),
-        hooks=Hooks(
-            log=nothing,
-            bad=nothing,
-            diverged=nothing,
-            stepped=nothing,
-            save=nothing,
-            monitor=monitor,
-            interrupted=lambda: False,
-        ),
+        hooks=Hooks(monitor=monitor),  # trials are short: one that is stopped begins again
     )
