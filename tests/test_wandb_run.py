@@ -125,7 +125,7 @@ def test_wandb_knows_what_was_run(run: Run) -> None:
     assert config["env"] == env
     assert {"git", "gpus", "cpus", "packages", "python", "world_size"} <= env.keys()
     val = read_manifest(run.place / "data", "val")
-    assert env["data"]["val"] == {"videos": 6, "sha256": val.content_hash()}
+    assert env["data"]["val"] == {"videos": 6, "sha256": val.content_hash}
     last = checkpoint.load(run.folder / "checkpoints" / "last.pt")
     assert last["wandb_id"] == wandb_run["id"]  # so that a resumed run goes on with its curves
 

@@ -221,7 +221,7 @@ class _Run:
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "partial", ignore_errors=True)
         data = {
-            split: {"videos": len(manifest), "sha256": manifest.content_hash()}
+            split: {"videos": len(manifest), "sha256": manifest.content_hash}
             for split, manifest in (("train", self.train_data), ("val", self.val_data))
         }
         write_run_files(folder, to_dict(self.config), self.ranks.world, data)

@@ -33,7 +33,10 @@ _TO_MATCH = {
     "seed": "change seed",
     "videos": "change the paths and labels of train.csv",
 }
-_NEEDED = ("model", "optimizer", "scaler", "step", "config", "classes", "fingerprint", "stream")
+_NEEDED = (
+    *("model", "optimizer", "scaler", "step", "config"),
+    *("classes", "fingerprint", "stream", "metrics"),
+)
 
 
 def folder_to_resume(config: Config) -> Path | None:
@@ -110,7 +113,7 @@ def restore_state(
 
 def require_usable(path: Path, contents: Mapping[str, Any]) -> None:
     """Raises CheckpointError unless a checkpoint holds all that training goes on from."""
-    missing = [key for key in (*_NEEDED, "metrics") if key not in contents]
+    missing = [key for key in _NEEDED if key not in contents]
     if missing:
         raise CheckpointError(f"{path} cannot be gone on from: it lacks {', '.join(missing)}")
     bad = not_finite(contents)
@@ -175,7 +178,7 @@ def stream_of(config: Config, schedule: Schedule, train_data: Manifest) -> dict[
         "global_batch": schedule.global_batch,
         "clips_per_decode": config.data.clips_per_decode,
         "seed": config.seed,
-        "videos": train_data.content_hash(),
+        "videos": train_data.content_hash,
     }
 
 

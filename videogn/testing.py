@@ -222,7 +222,7 @@ def _identity(config: Config, model: nn.Module, manifest: Manifest, device: torc
     return checkpoint.digest(
         {
             "weights": model.state_dict(),
-            "videos": [manifest.content_hash(), str(manifest.videos), config.data.decoder],
+            "videos": [manifest.content_hash, str(manifest.videos), config.data.decoder],
             "views": asdict(build.build_view_spec(config)),
             "input": [list(config.data.mean), list(config.data.std)],
             "arithmetic": [torch.__version__, device.type, build.norm_impl(config, device)],

@@ -16,6 +16,7 @@ import logging
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
@@ -82,6 +83,7 @@ class Manifest:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @cached_property
     def content_hash(self) -> str:
         """SHA-256 in hex over the path and the class name of each video, in their order.
 
