@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ import pytest
 import torch
 
 from tests.checkpoints import CLASSES, PYSLOWFAST, write_checkpoint
+from tests.test_experiment import here  # noqa: F401
 from tests.videos import write_numbered
 from tests.weights.foreign_files import VARIANTS
 from tests.weights.test_write import of_images
@@ -29,15 +28,6 @@ from videogn.weights.write import to_layout
 
 REAL_CLIPS = sorted((Path(__file__).parents[2] / "shared" / "real_clips").glob("*/*.m*"))
 FRAMES = ["data.num_frames=4", "data.frame_stride=2", "data.crop_size=32"]
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    logger = logging.getLogger("videogn")
-    before = list(logger.handlers), logger.level
-    yield
-    logger.handlers[:], logger.level = before[0], before[1]
 
 
 def classes_file(folder: Path) -> str:

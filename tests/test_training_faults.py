@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from torch import Tensor
 from tests.test_experiment import (
     BN,
     assert_same_result,
+    here,  # noqa: F401
     interrupt_at,
     last,
     make_root,
@@ -36,15 +36,6 @@ from videogn.weights.load import read_weights
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_root(tmp_path_factory.mktemp("data") / "root")
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.chdir(tmp_path)
-    logger = logging.getLogger("videogn")
-    before = list(logger.handlers), logger.level
-    yield tmp_path
-    logger.handlers[:], logger.level = before[0], before[1]
 
 
 def in_forward(
@@ -244,7 +235,9 @@ def test_bad_videos_are_counted_everywhere_and_listed_by_one(tmp_path: Path) -> 
 
 
 def test_once_the_storage_is_back_the_same_command_goes_on(
-    root: Path, here: Path, capsys: pytest.CaptureFixture[str]
+    root: Path,
+    here: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As videos are gone for a while, first some of training and then some of the test."""
     data = Path(shutil.copytree(root, here / "data"))
