@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from math import comb
 from pathlib import Path
 
@@ -99,6 +100,22 @@ def test_tests_are_paired_by_path_whatever_their_order() -> None:
         ("b", 2, 0.0, 100.0, 100.0),
         ("a", 2, 100.0, 50.0, -50.0),
     ]
+
+
+def test_a_video_of_two_labels_is_paired_with_its_own_label() -> None:
+    rows = outcomes_of("10", labels="ab")
+    twice = [replace(row, path="one.mp4") for row in rows]
+    found = compare(twice, twice[::-1])
+    assert (found.top1.only_a, found.top1.only_b) == (0, 0)
+    assert (found.only_a, found.only_b) == ([], [])
+
+
+def test_videos_that_one_test_could_not_read_are_told() -> None:
+    a, b = outcomes_of("1100"), outcomes_of("1110")
+    a[2] = replace(a[2], prediction="", failed="broken")
+    text = describe(compare(a, b), "a", "b")
+    assert "4 videos, of which A could not read 1 and B could not read 0: they count as" in text
+    assert "could not read" not in describe(compare(b, b), "b", "b")
 
 
 def test_other_videos_are_refused_by_name() -> None:

@@ -62,6 +62,8 @@ class Comparison:
 
     Attributes:
         videos: number of them.
+        failed_a: those that the first could not read, which count as wrong.
+        failed_b: those that the second could not.
         top1: the difference in top-1.
         top5: in top-5.
         classes: the largest change first.
@@ -70,6 +72,8 @@ class Comparison:
     """
 
     videos: int
+    failed_a: int
+    failed_b: int
     top1: Paired
     top5: Paired
     classes: list[ClassChange]
@@ -96,10 +100,13 @@ def compare(first: Sequence[Prediction], second: Sequence[Prediction]) -> Compar
         DataError: they are not of the same videos with the same labels.
     """
     _require_same_videos(first, second)
-    a, b = (sorted(test, key=lambda p: p.path) for test in (first, second))
+    # By label too: a list may have a video twice, with two labels.
+    a, b = (sorted(test, key=lambda p: (p.path, p.label)) for test in (first, second))
     pairs = list(zip(a, b, strict=True))
     return Comparison(
         videos=len(pairs),
+        failed_a=sum(bool(p.failed) for p in a),
+        failed_b=sum(bool(p.failed) for p in b),
         top1=paired([p.correct for p in a], [q.correct for q in b]),
         top5=paired([p.correct5 for p in a], [q.correct5 for q in b]),
         classes=_class_changes(a, b),

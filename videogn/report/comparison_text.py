@@ -16,7 +16,7 @@ def describe(found: Comparison, a: str, b: str) -> str:
     rows = [_row("top-1", found.top1), _row("top-5", found.top5)]
     header = ["", "A, %", "B, %", "B - A", "95 % interval", "only A right", "only B right", "p"]
     parts = [
-        f"A: {printable(a)}\nB: {printable(b)}\n{found.videos} video{'s' * (found.videos != 1)}",
+        f"A: {printable(a)}\nB: {printable(b)}\n{_count(found.videos)}{_failed(found)}",
         markdown_table(header, rows),
         "Interval: bootstrap over the videos. p: McNemar's exact test. Both tell how far other "
         "videos could change the difference; how far other seeds of the training could, they do "
@@ -35,6 +35,20 @@ def describe(found: Comparison, a: str, b: str) -> str:
             parts.append(f"{more} more {differ}; see --json")
     parts += [_videos("A", found.only_a), _videos("B", found.only_b)]
     return "\n\n".join(part for part in parts if part)
+
+
+def _count(videos: int) -> str:
+    return f"{videos} video{'s' * (videos != 1)}"
+
+
+def _failed(found: Comparison) -> str:
+    """Returns how many videos each could not read; nothing where both read all."""
+    if not found.failed_a and not found.failed_b:
+        return ""
+    return (
+        f", of which A could not read {found.failed_a} and B could not read {found.failed_b}: "
+        "they count as wrong"
+    )
 
 
 def _row(what: str, one: Paired) -> list[str]:
