@@ -13,7 +13,7 @@ import pytest
 
 from videogn.cli import main
 from videogn.errors import DataError
-from videogn.report.compare import bootstrap_interval, compare, load_test, mcnemar, paired
+from videogn.report.compare import compare, load_test, mcnemar, paired, paired_interval
 from videogn.report.comparison_text import describe
 from videogn.report.predictions import Prediction
 
@@ -64,20 +64,40 @@ def test_mcnemar_of_textbook_counts_and_of_many_videos() -> None:
     assert 0 < mcnemar(400, 1600) < 1e-150
 
 
-def test_the_interval_is_that_of_drawing_videos_one_by_one() -> None:
+def test_the_interval_is_the_normal_one_with_a_video_more_to_each_side() -> None:
+    # 5 and 11 of 98: the middle is 6 / 98, the variance (16 / 98 - (6 / 98)^2) / 98.
+    half = 1.959964 * np.sqrt((16 / 98 - (6 / 98) ** 2) / 98)
+    wanted = (100 * (6 / 98 - half), 100 * (6 / 98 + half))
+    assert paired_interval(4, 10, 96) == pytest.approx(wanted)
+    assert paired_interval(10, 4, 96) == pytest.approx((-wanted[1], -wanted[0]))
+    assert paired_interval(0, 1, 1) == (pytest.approx(-73.3, abs=0.1), 100.0)  # no more than all
+
+
+def test_where_many_videos_differ_the_interval_is_that_of_drawing_videos_one_by_one() -> None:
     rng = np.random.default_rng(1)
-    differences = np.array([-1] * 30 + [1] * 60 + [0] * 210)
-    drawn = rng.choice(differences, size=(20_000, 300)).mean(axis=1) * 100
+    differences = np.array([-1] * 300 + [1] * 600 + [0] * 2100)
+    drawn = rng.choice(differences, size=(2000, 3000)).mean(axis=1) * 100
     low, high = np.percentile(drawn, [2.5, 97.5])
-    assert bootstrap_interval(30, 60, 300) == pytest.approx((low, high), abs=0.35)
-    # and near the normal one: 1.96 standard errors of the mean difference
-    error = 1.96 * 100 * np.sqrt((90 / 300 - (30 / 300) ** 2) / 300)
-    assert bootstrap_interval(30, 60, 300) == pytest.approx((10 - error, 10 + error), abs=0.6)
+    assert paired_interval(300, 600, 3000) == pytest.approx((low, high), abs=0.2)
 
 
-def test_the_interval_is_the_same_each_time_and_closed_for_equal_tests() -> None:
-    assert bootstrap_interval(3, 9, 96) == bootstrap_interval(3, 9, 96)
-    assert bootstrap_interval(0, 0, 96) == (0.0, 0.0)
+@pytest.mark.parametrize(("of_a", "of_b"), [(0.0, 0.02), (0.001, 0.04), (0.05, 0.05), (0.05, 0.15)])
+def test_intervals_hold_the_truth_as_often_as_they_say(of_a: float, of_b: float) -> None:
+    number, covered = 96, 0.0
+    for a in range(number // 2):
+        for b in range(number // 2):
+            low, high = paired_interval(a, b, number)
+            if low <= 100 * (of_b - of_a) <= high:
+                ways = comb(number, a) * comb(number - a, b)
+                rest = number - a - b
+                covered += ways * of_a**a * of_b**b * (1 - of_a - of_b) ** rest
+    assert covered > 0.945
+
+
+def test_tests_that_differ_in_no_video_leave_room_for_a_difference() -> None:
+    low, high = paired_interval(0, 0, 96)
+    assert low == -high
+    assert 2 < high < 4  # 3 in 96 is what no case in 96 rules out
 
 
 def test_a_difference_counts_pairs_not_totals() -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 from pathlib import Path
-
-import numpy as np
+from statistics import NormalDist
 
 from videogn.errors import DataError
 from videogn.report.predictions import Prediction, class_accuracy, read_predictions, videos_of
 
-RESAMPLES = 10_000
-_SEED = 0  # the same two files give the same interval
+_Z = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Paired:
         a: accuracy of the first test, percent.
         b: of the second.
         difference: b - a, points.
-        low: end of its 95 % bootstrap interval over the videos.
+        low: end of its 95 % interval, for other videos of the same kind.
         high: the other end.
         only_a: videos that only the first got right.
         only_b: that only the second did.
@@ -120,7 +119,7 @@ def paired(a: Sequence[bool], b: Sequence[bool]) -> Paired:
     number = len(a)
     only_a = sum(x and not y for x, y in zip(a, b, strict=True))
     only_b = sum(y and not x for x, y in zip(a, b, strict=True))
-    low, high = bootstrap_interval(only_a, only_b, number)
+    low, high = paired_interval(only_a, only_b, number)
     return Paired(
         a=100 * sum(a) / number,
         b=100 * sum(b) / number,
@@ -133,17 +132,18 @@ def paired(a: Sequence[bool], b: Sequence[bool]) -> Paired:
     )
 
 
-def bootstrap_interval(only_a: int, only_b: int, number: int) -> tuple[float, float]:
-    """Returns the 95 % percentile interval of the difference b - a, in points.
+def paired_interval(only_a: int, only_b: int, number: int) -> tuple[float, float]:
+    """Returns the 95 % interval of the difference b - a of `number` videos, in points.
 
-    A resample draws as many videos, with replacement. All that counts of it is how many of them
-    only one test got right, so the counts are drawn, which is the same and needs no loop.
+    The adjusted Wald interval of paired proportions (Bonett & Price 2012): the normal one, with one
+    more video that only the first got right and one more that only the second did. Resampling the
+    videos is as good where many differ, but closes to nothing where none does: of 96 videos, 2 % of
+    which only the second gets right, its intervals held the true difference in 84 of 100 tests.
     """
-    shares = np.array([only_a, only_b, number - only_a - only_b]) / number
-    drawn = np.random.default_rng(_SEED).multinomial(number, shares, size=RESAMPLES)
-    differences = 100 * (drawn[:, 1] - drawn[:, 0]) / number
-    low, high = np.percentile(differences, [2.5, 97.5])
-    return float(low), float(high)
+    of_a, of_b = (only_a + 1) / (number + 2), (only_b + 1) / (number + 2)
+    middle = of_b - of_a
+    half = _Z * sqrt((of_a + of_b - middle**2) / (number + 2))
+    return 100 * max(middle - half, -1.0), 100 * min(middle + half, 1.0)
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

@@ -18,7 +18,7 @@ def describe(found: Comparison, a: str, b: str) -> str:
     parts = [
         f"A: {printable(a)}\nB: {printable(b)}\n{_count(found.videos)}{_failed(found)}",
         markdown_table(header, rows),
-        "Interval: bootstrap over the videos. p: McNemar's exact test. Both tell how far other "
+        "Interval: Bonett and Price's, of pairs. p: McNemar's exact test. Both tell how far other "
         "videos could change the difference; how far other seeds of the training could, they do "
         "not tell.",
     ]
