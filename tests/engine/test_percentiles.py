@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from videogn.engine import percentiles
-from videogn.engine.percentiles import PERCENTS, activation_percentiles
+from videogn.engine.percentiles import PERCENTS, Percentiles, activation_percentiles
 from videogn.model import create_model, norm_factory
 from videogn.model.norm import named_norms
 
@@ -63,6 +63,23 @@ def test_a_large_map_is_sampled_the_same_way_each_time(monkeypatch: pytest.Monke
     shares = [float((entering < value).float().mean()) for value in found()]
     np.testing.assert_allclose(shares, np.array(PERCENTS) / 100, atol=0.02)
     assert found() == found()
+
+
+def test_clips_count_the_same_however_they_are_dealt_into_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(percentiles, "_MOST", 2000)
+    model = Small()
+    layers = {"norm": model.norm}
+    together = batches(6)[0].clips * torch.tensor([1, 1, 1, 1, 1, 50.0]).view(6, 1, 1, 1, 1)
+
+    def found(*sizes: int) -> Percentiles:
+        given = [SimpleNamespace(clips=clips) for clips in together.split(sizes)]
+        return activation_percentiles(model, layers, given, to_input=lambda x: x)
+
+    for end in ("in", "out"):
+        wanted, dealt = found(6)["norm"][end], found(3, 2, 1)["norm"][end]
+        np.testing.assert_allclose(np.array(dealt), np.array(wanted), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["bn", "gn"])
