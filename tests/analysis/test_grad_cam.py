@@ -65,6 +65,33 @@ def test_it_is_the_closed_form_where_a_linear_classifier_follows_the_mean(class_
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_an_inner_layer_is_weighted_by_what_its_maps_change_in_the_logit() -> None:
+    """By hand: each map is raised and lowered a little everywhere, and the rest runs again."""
+    torch.manual_seed(0)
+    model = create_model(
+        "i3d_r14", norm=norm_factory("gn", num_groups=4), num_frames=4, crop_size=32,
+        num_classes=3, width=8, zero_init_residual=False,
+    ).double().eval()  # fmt: skip
+    layer, clip, step = model.get_submodule("layer3"), torch.randn(1, 3, 4, 32, 32).double(), 1e-5
+    maps: list[Tensor] = []
+    with layer.register_forward_hook(lambda _, __, output: maps.append(output.detach())):
+        model(clip)
+
+    @torch.no_grad()
+    def logits(channel: int, change: float) -> Tensor:
+        raised = maps[0].clone()
+        raised[:, channel] += change
+        with layer.register_forward_hook(lambda *_: raised):
+            return model(clip)[0]
+
+    number, positions = maps[0].shape[1], maps[0][0, 0].numel()
+    slopes = torch.stack([logits(k, step) - logits(k, -step) for k in range(number)]) / (2 * step)
+    weighted = torch.einsum("kc,kthw->cthw", slopes, maps[0][0]).relu() / positions
+    heats = torch.stack([grad_cam(model, layer, clip, class_id)[0] for class_id in range(3)])
+    torch.testing.assert_close(heats.double(), weighted, rtol=1e-4, atol=1e-8)
+    assert heats.max() > 0
+
+
 def test_an_inner_layer_gives_a_finer_map() -> None:
     model = create_model(
         "i3d_r14", norm=norm_factory("bn"), num_frames=8, crop_size=64, num_classes=3, width=8
@@ -74,6 +101,8 @@ def test_an_inner_layer_gives_a_finer_map() -> None:
     assert heat.shape == (4, 8, 8)
     with pytest.raises(ConfigError, match=r"--layer layer9: the network has conv1, .*layer4"):
         find_layer(model, "layer9")
+    with pytest.raises(ConfigError, match=r"--layer: a Linear gives an output of shape \(1, .*3\)"):
+        grad_cam(model, find_layer(model, "fc"), torch.randn(1, 3, 8, 64, 64), 1)
 
 
 def test_heat_is_where_and_when_the_network_looks_and_not_for_a_class_against_it(

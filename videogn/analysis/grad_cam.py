@@ -57,10 +57,18 @@ def grad_cam(
         layer: of it, with an output (1, C, T', H', W').
         clip: normalized, (1, 3, T, H, W).
         class_id: of the class.
+
+    Raises:
+        ConfigError: the layer gives no maps.
     """
     kept: list[Tensor] = []
 
     def cut(_: nn.Module, __: object, output: Tensor) -> Tensor:
+        if output.dim() != 5:
+            raise ConfigError(
+                f"--layer: a {type(layer).__name__} gives an output of shape "
+                f"{tuple(output.shape)}, not maps over time and space; name one before the pooling"
+            )
         kept.append(output.detach().requires_grad_())  # nothing before it needs a gradient
         return kept[-1]
 
