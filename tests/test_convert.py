@@ -147,7 +147,8 @@ def test_a_converted_checkpoint_predicts_the_same(tmp_path: Path) -> None:
     convert(tmp_path / "best.safetensors", tmp_path / "back.pt")
     probs = load(source).probs(video)
     assert probs.std() > 0.01
-    assert torch.equal(load(tmp_path / "back.pt").probs(video), probs)
+    for name in ("best.safetensors", "back.pt"):
+        assert torch.equal(load(tmp_path / name).probs(video), probs)
 
 
 def test_the_command_writes_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,7 +241,7 @@ def of_pyslowfast(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({}, "does not say data.num_frames and data.frame_stride; add them"),
         ({"overrides": FRAMES[:1]}, "does not say data.frame_stride; add them"),
         ({"overrides": FRAMES}, "does not name its 7 classes"),
-        ({"overrides": FRAMES, "classes": "kinetics400"}, "kinetics400 names 400 classes"),
+        ({"overrides": FRAMES, "classes": "kinetics400"}, "of 7 classes, but 400 names"),
         ({"overrides": [*FRAMES, "data.mean=[0.5,0.5,0.5]"], "classes": True}, "leave it auto"),
         ({"overrides": [*FRAMES, "model.wdth=3"], "classes": True}, "model.width"),
     ],
@@ -335,10 +336,11 @@ def test_a_trained_checkpoint_predicts_identically_after_any_layout(tmp_path: Pa
         assert cli.main(["convert", str(trained), "--to", between, "--layout", layout]) == 0
         more = how if layout.startswith("py") else []
         assert cli.main(["convert", between, "--to", back, *more]) == 0
-        classifier = load(back, ["device=cpu"])
-        assert classifier.classes == tuple(names)
-        for path, probs in zip(paths, expected, strict=True):
-            assert torch.equal(classifier.probs(path), probs)
+        for name in (back, between) if layout in ("safetensors", "videogn") else (back,):
+            classifier = load(name, ["device=cpu"])
+            assert classifier.classes == tuple(names)
+            for path, probs in zip(paths, expected, strict=True):
+                assert torch.equal(classifier.probs(path), probs)
     test = ["test", "--ckpt", "pyslowfast.pt", "--out", "again", "device=cpu"]
     assert cli.main(test) == 0
     assert Path("again/predictions.csv").read_text() == Path("run/predictions.csv").read_text()

@@ -15,7 +15,7 @@ TOP = [
     *("build", "experiment", "testing", "demo", "predict", "cli", "report", "runs", "bench"),
     *("fit", "live_bytes", "doctor", "plan", "study", "analysis"),
     *("convert", "describe", "export", "resume", "monitoring", "advice", "bad_samples"),
-    "restarts",
+    *("restarts", "trained", "beginning", "saving", "telling"),
 ]
 
 # part -> what it must not import, at the top of a file or inside a function
@@ -31,7 +31,8 @@ FORBIDDEN = {
 MAY_IMPORT_CONFIG = {
     *("build", "experiment", "testing", "demo", "predict", "cli", "report", "runs"),
     *("fit", "bench", "plan", "study", "analysis"),
-    *("convert", "export", "resume", "monitoring", "advice"),
+    *("convert", "export", "resume", "monitoring", "advice", "trained"),
+    *("beginning", "saving", "telling"),
 }
 
 

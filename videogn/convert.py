@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
@@ -12,19 +10,18 @@ from typing import Any
 
 import torch
 
-from videogn import build
-from videogn.config import Config, config_from, load_config, to_dict
+from videogn.config import Config, config_from, load_config
 from videogn.data.kinetics import kinetics400_classes
 from videogn.data.tables import read_classes
 from videogn.engine import checkpoint
 from videogn.errors import ConfigError, WeightsError
-from videogn.weights import SourceWeights, find_weights, load_weights, read_weights
-from videogn.weights.content import METADATA_KEY, read_content
+from videogn.trained import checkpoint_of, require_undamaged, to_safetensors
+from videogn.weights import SourceWeights, find_weights, read_weights
+from videogn.weights.content import read_content
 from videogn.weights.write import LAYOUTS, presets_of, to_layout
 
 SUFFIXES = {".pt": "videogn", ".pth": "torchvision", ".safetensors": "safetensors"}
 ALL_LAYOUTS = ("videogn", "safetensors", *LAYOUTS)
-_NORM_CLASSES = {"bn": "BatchNorm3d", "gn": "GroupNorm", "frozen_bn": "FrozenBatchNorm3d"}
 _BASE_CONFIG = "finetune.yaml"  # what a file says nothing of: how to go on training with it
 
 
@@ -62,12 +59,13 @@ def convert(
     if out.exists() and out.samefile(path):
         raise ConfigError(f"{out} is the file to convert; choose another name for the result")
     weights = read_weights(path)
-    extras = read_content(path).extras
+    content = read_content(path)
+    extras = content.extras
     if "digest" in extras:
-        checkpoint.load(path)  # which compares it
+        require_undamaged(path, content)
     if layout == "videogn":
         config = _config(path, out, weights, extras, cfg, overrides)
-        contents = _checkpoint(path, weights, config, classes)
+        contents = checkpoint_of(path, weights, config, _classes(path, weights, classes))
         _written(out, lambda: checkpoint.save(out, contents))
         kept = f"{len(contents['classes'])} classes"
     elif cfg or classes or overrides:
@@ -95,7 +93,7 @@ def _layout_of(out: Path) -> str:
 def _bytes_of(path: Path, weights: SourceWeights, extras: Mapping[str, Any], layout: str) -> bytes:
     """Returns the content of a file of another layout than our checkpoints'."""
     if layout == "safetensors":
-        return _safetensors(weights, extras)
+        return to_safetensors(weights, extras["config"] if weights.layout == "videogn" else None)
     try:
         contents = to_layout(weights, layout)
     except WeightsError as error:
@@ -103,24 +101,6 @@ def _bytes_of(path: Path, weights: SourceWeights, extras: Mapping[str, Any], lay
     buffer = BytesIO()
     torch.save(contents, buffer)
     return buffer.getvalue()
-
-
-def _safetensors(weights: SourceWeights, extras: Mapping[str, Any]) -> bytes:
-    """Returns our names and tensors, and in the metadata what a checkpoint says beside them."""
-    from safetensors.torch import save
-
-    about = {
-        "config": extras["config"]
-        if weights.layout == "videogn"
-        else {"data": {"mean": list(weights.mean), "std": list(weights.std)}},
-        "classes": list(weights.classes or ()),
-        "fingerprint": {**(weights.fingerprint or {}), "norm": _NORM_CLASSES[weights.norm]}
-        if weights.layout != "videogn"
-        else weights.fingerprint,
-    }
-    tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
-    # one entry: of several, safetensors shuffles the order, and the file would not repeat
-    return save(tensors, {METADATA_KEY: json.dumps(about, sort_keys=True)})
 
 
 def _kept(weights: SourceWeights, layout: str) -> str:
@@ -166,7 +146,7 @@ def _config(
     said = weights.fingerprint or {}
     stated = {
         "name": out.stem,
-        "model.width": weights.tensors["conv1.weight"].shape[0],
+        "model.width": weights.width,
         "model.norm.kind": weights.norm,
         "model.norm.eps": said.get("eps", 1e-5),
         "model.stem_pool_padding": said.get("stem_pool_padding", 0),
@@ -191,64 +171,17 @@ def _preset(path: Path, weights: SourceWeights) -> str:
     raise ConfigError(f"{path} is {which}, as far as it says; say which with model.arch=...")
 
 
-def _checkpoint(
-    path: Path, weights: SourceWeights, config: Config, classes: str | None
-) -> dict[str, Any]:
-    """Returns the contents of a checkpoint: to test, predict and start from, not to go on with.
-
-    Raises:
-        ConfigError: the classes are not those of the file, or its input is another.
-        WeightsError: the network of `config` is another, or would get a new classifier.
-    """
-    names = _classes(path, weights, classes)
-    model = build.build_model(config, len(names))
-    report = load_weights(model, path)
-    if report.head_replaced:
-        raise WeightsError(
-            f"{path} classifies images, {report.head_replaced[0]} classes, and the network videos; "
-            f"train one from it with model.init={path}"
-        )
-    resolved = build.resolve(config, len(names), report.mean, report.std)
-    for key in ("mean", "std"):
-        wanted, have = getattr(report, key), getattr(resolved.data, key)
-        if list(have) != list(wanted):
-            raise ConfigError(
-                f"data.{key}={list(have)}, but the weights of {path} are for {list(wanted)}; leave "
-                "it auto"
-            )
-    return {
-        "model": model.state_dict(),
-        "optimizer": {"state": {}, "param_groups": []},
-        "scaler": {},
-        "ema": None,
-        "step": 0,
-        "epoch": 0.0,
-        "config": to_dict(resolved),
-        "classes": list(names),
-        "fingerprint": build.fingerprint(resolved, model),
-        "stream": {"num_samples": 0, "global_batch": 0},  # no run's, so that none goes on from it
-        "metrics": {"best_error": math.inf, "losses": []},
-        "wandb_id": None,
-    }
-
-
 def _classes(path: Path, weights: SourceWeights, given: str | None) -> Sequence[str]:
     """Returns the names of the classes by class id."""
-    num_classes = weights.tensors["fc.weight"].shape[0]
-    names: Sequence[str] | None = weights.classes
     if given:
-        names = kinetics400_classes() if given == "kinetics400" else read_classes(Path(given))
-    if not names:
+        return kinetics400_classes() if given == "kinetics400" else read_classes(Path(given))
+    if not weights.classes:
         raise ConfigError(
-            f"{path} does not name its {num_classes} classes; give --classes with a classes.txt in "
-            "the order of its class ids, or kinetics400 for the names of Kinetics-400 in "
-            "alphabetical order"
+            f"{path} does not name its {weights.num_classes} classes; give --classes with a "
+            "classes.txt in the order of its class ids, or kinetics400 for the names of "
+            "Kinetics-400 in alphabetical order"
         )
-    if len(names) != num_classes:
-        raise ConfigError(
-            f"{given or path} names {len(names)} classes, but {path} has {num_classes}"
-        )
-    return names
+    return weights.classes
 
 
 def _written(out: Path, write: Callable[[], None]) -> None:

@@ -110,9 +110,7 @@ def _command(path: str | Path, weights: SourceWeights) -> str:
     """Returns the one command that uses the file, empty if none does."""
     presets, inflatable = presets_of(weights), presets_by_inflation(weights)
     if weights.layout == "videogn" and presets and weights.classes:
-        if weights.container == "torch":
-            return f"python run.py predict --ckpt {path} VIDEO"
-        return f"python run.py convert {path} --to {Path(path).stem}.pt"
+        return f"python run.py predict --ckpt {path} VIDEO"
     said = weights.fingerprint or {}
     network = {
         "model.width": weights.tensors["conv1.weight"].shape[0],

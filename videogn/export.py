@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from videogn.config import Config, config_from
-from videogn.engine import checkpoint
 from videogn.errors import ConfigError, ExportError
 from videogn.model.i3d import I3DResNet
 from videogn.testing import ANYWHERE, restore_model
+from videogn.trained import read_trained
 
 FORMATS = ("onnx", "torch_export")
 ATOL = 1e-4  # of logits, in fp32: other kernels add in another order
@@ -59,7 +59,7 @@ def export_checkpoint(
     """
     if kind == "onnx":
         _require_packages(["onnx", "onnxscript", *(["onnxruntime"] if check else [])])
-    contents = checkpoint.load(path)
+    contents = read_trained(path)
     config = config_from(contents["config"], [*ANYWHERE, "device=cpu"], where=str(path))
     model = restore_model(config, contents, path).eval()
     height, width = size or (config.data.crop_size, config.data.crop_size)

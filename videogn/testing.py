@@ -31,6 +31,7 @@ from videogn.errors import CheckpointError, ConfigError, DataError
 from videogn.model.i3d import I3DResNet, complete_fingerprint
 from videogn.report.prediction_table import COLUMNS, choose, read_rows, with_clips
 from videogn.runs import environment, has_checkpoints, test_folder, write_config, write_json
+from videogn.trained import read_trained
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def run_test(path: str | Path, overrides: Sequence[str], out: Path | None) -> di
     Raises:
         DataError: more videos failed than `data.max_bad_fraction` allows; the result is written.
     """
-    contents = checkpoint.load(path)
+    contents = read_trained(path)
     config = config_from(contents["config"], [*ANYWHERE, *overrides], where=str(path))
     device = build.pick_device(config)
     with watchdog.together(device, config.rank_timeout) as ranks:
@@ -167,7 +168,7 @@ def test_model(
     if ranks.is_main:
         log.info("testing %d videos: %s", len(manifest), spec.describe())
         videos = track(videos, total=len(rows), what="test", unit="videos")
-    with memory.explained(lambda: "the test", device, advice.for_test_memory(config)):
+    with memory.explained(lambda: "the test", device, lambda: advice.for_test_memory(config)):
         evaluate(
             model,
             watchdog.each(videos, "the test", ranks),

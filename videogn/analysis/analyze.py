@@ -16,7 +16,7 @@ from videogn.analysis.grad_cam import find_layer, heat_of_video
 from videogn.analysis.noise import FEWEST_CLIPS, measure_noise
 from videogn.config import Config, config_from
 from videogn.data.pyav_reader import PyAVReader
-from videogn.engine import checkpoint, memory
+from videogn.engine import memory
 from videogn.engine.progress import log_to_terminal, track
 from videogn.errors import ConfigError, DataError, RunInterruptedError, VideognError
 from videogn.predict.classifier import Classifier
@@ -24,6 +24,7 @@ from videogn.report.predictions import read_predictions
 from videogn.report.records import is_number
 from videogn.runs import read_json, read_records
 from videogn.testing import ANYWHERE, restore_model, run_test
+from videogn.trained import read_trained
 
 
 def analyze(wish: Wish) -> Analysis:
@@ -34,7 +35,7 @@ def analyze(wish: Wish) -> Analysis:
         ConfigError: an override, a class or a layer is unknown.
     """
     log_to_terminal()
-    contents = checkpoint.load(wish.checkpoint)
+    contents = read_trained(wish.checkpoint)
     overrides = [*ANYWHERE, *wish.overrides]
     config = config_from(contents["config"], overrides, where=str(wish.checkpoint))
     device = build.pick_device(config)
@@ -128,9 +129,9 @@ def _read_percentiles(found: Analysis, path: Path) -> None:
 def _add_noise(found: Analysis, wish: Wish, config: Config, model: torch.nn.Module) -> None:
     """Measures the noise of batches on clips of the validation videos."""
     device = next(model.parameters()).device
-    advice = [f"--clips {max(wish.clips // 2, FEWEST_CLIPS)}"]  # the largest batch is half of them
+    advice = f"--clips {max(wish.clips // 2, FEWEST_CLIPS)}"  # the largest batch is half of them
     try:
-        with memory.explained(lambda: "the noise of batches", device, advice):
+        with memory.explained(lambda: "the noise of batches", device, lambda: [advice]):
             clips = _clips(config, wish.clips, device)
             found.noise = measure_noise(model, clips, found.norm, rounds=wish.rounds)
     except DataError as error:  # no failure: it is measured unasked, and the data may be elsewhere
@@ -164,7 +165,7 @@ def _add_cam(
 ) -> None:
     """Writes the heat of one video."""
     with memory.explained(
-        lambda: f"Grad-CAM of {path}", classifier.device, ["eval.views_per_forward=1"]
+        lambda: f"Grad-CAM of {path}", classifier.device, lambda: ["eval.views_per_forward=1"]
     ):
         class_id = int(classifier.probs(path).argmax()) if wanted is None else wanted
         with PyAVReader(path) as video:

@@ -14,7 +14,12 @@ def takes_overrides(parser: argparse.ArgumentParser) -> None:
 
 def takes_checkpoint(parser: argparse.ArgumentParser) -> None:
     """Lets a command take `--ckpt FILE`, as `args.ckpt`."""
-    parser.add_argument("--ckpt", required=True, metavar="FILE", help="a checkpoint of a run")
+    parser.add_argument(
+        "--ckpt",
+        required=True,
+        metavar="FILE",
+        help="a checkpoint of a run, or a .pt or .safetensors that convert made of one",
+    )
 
 
 def whole(text: str) -> int:

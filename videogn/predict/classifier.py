@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,11 +13,11 @@ from torch import Tensor
 from videogn import build
 from videogn.config import config_from
 from videogn.data.dataset import ViewSpec
-from videogn.engine import checkpoint
 from videogn.model.i3d import I3DResNet
 from videogn.predict.answers import Answer, Scores, Span, answers
 from videogn.predict.views import View, whole_video, windows
 from videogn.testing import ANYWHERE, restore_model
+from videogn.trained import read_trained
 
 # Positions (frames x height x width) that a CPU scores together at most: a batch gains it nothing
 # beyond, and the maps of the first layers are what memory goes to.
@@ -134,15 +133,17 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Classifier:
     `timeline` an answer for each window of a long video.
 
     Args:
-        path: a `.pt` file of a run, or one that `run.py convert` made of any other file; it holds
-            its configuration, classes and normalization.
+        path: a `.pt` file of a run, one that `run.py convert` made of any other file, or the
+            `.safetensors` that it made of a `.pt`; it holds its configuration, classes and
+            normalization.
         overrides: `dotted.key=value`, for example `eval.num_clips=1` or `device=cpu`.
 
     Raises:
         CheckpointError: no such file, damaged, or not a checkpoint.
+        WeightsError: a `.safetensors` file is damaged or its tensors are not those of its network.
         ConfigError: an override is refused.
     """
-    contents: dict[str, Any] = checkpoint.load(path)
+    contents = read_trained(path)
     config = config_from(contents["config"], [*ANYWHERE, *overrides], where=str(path))
     device = build.pick_device(config)
     model = restore_model(config, contents, path).to(device)

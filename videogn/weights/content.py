@@ -26,7 +26,7 @@ _ZIP = b"PK\x03\x04"
 _PICKLES = (b"\x80", b"(d", b"}q")  # a protocol from 2 on; a dict of protocol 0; of protocol 1
 _WRAPPERS = ("state_dict", "model", "model_state")  # what training scripts put weights under
 _MAX_HEADER = 2**24  # bytes of safetensors' header; a ResNet-101's is 60 kB
-METADATA_KEY = "videogn"  # of a safetensors file of ours: JSON of config, classes, fingerprint
+METADATA_KEY = "videogn"  # of a safetensors file of ours: JSON of a dict, see videogn/trained.py
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,7 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor], Mapping[str, Any]]:
     if is_torch_file(path, start):
         state, extras = _unwrap(path, load_torch_file(path))
         return "torch", float_tensors(path, state, max_bytes=16 * size + 2**26), extras
-    # a header below 4 GiB and its JSON; before pickles, whose first byte a length may have too
-    if start[4:9] == b"\0\0\0\0{":
+    if begins_safetensors(start):  # before pickles, whose first byte a length may have too
         return "safetensors", *_load_safetensors(path, size, start)
     if start.startswith(_PICKLES):
         arrays, texts = read_numeric_pickle(path)
@@ -84,6 +83,11 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor], Mapping[str, Any]]:
     raise WeightsError(
         f"{path}: neither a file of torch.save nor a pickle, an npz or a safetensors file"
     )
+
+
+def begins_safetensors(start: bytes) -> bool:
+    """Returns whether a file with this `start` is one: a header below 4 GiB, and its JSON."""
+    return start[4:9] == b"\0\0\0\0{"
 
 
 def _unwrap(path: Path, top: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], Mapping[str, Any]]:

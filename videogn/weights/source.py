@@ -60,6 +60,20 @@ class SourceWeights:
         """Whether every kernel sees one frame: a network of images, or of frames one by one."""
         return is_image(self.tensors)
 
+    @property
+    def width(self) -> int:
+        """Channels of the stem; 0 in a file without, which fits no network."""
+        return self._rows("conv1.weight")
+
+    @property
+    def num_classes(self) -> int:
+        """Rows of the classifier; 0 without one."""
+        return self._rows("fc.weight")
+
+    def _rows(self, name: str) -> int:
+        tensor = self.tensors.get(name)
+        return tensor.shape[0] if tensor is not None and tensor.ndim else 0
+
 
 def is_image(tensors: Mapping[str, Tensor]) -> bool:
     """Returns whether every kernel sees one frame."""
