@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from tests.report.run_folders import write_curve, write_run
+from videogn.report.fig7 import panels
 from videogn.report.figures import draw_fig7, draw_table8, save_figure
-from videogn.report.palette import NORM_COLOURS
+from videogn.report.palette import DASHES, NORM_COLOURS
 from videogn.report.records import Run, find_runs
 from videogn.report.table8 import TABLE8, table8_rows
 
@@ -46,12 +48,41 @@ def test_without_curves_there_is_no_fig7(runs: list[Run]) -> None:
     assert draw_fig7([("x", [Run(Path(), "x", True, {})])]) is None
 
 
-def test_each_data_set_has_a_row(runs: list[Run]) -> None:
+def test_each_data_set_has_a_row_and_no_place_is_empty(runs: list[Run]) -> None:
     [gn] = [run for run in runs if run.name == "gn0"]
     figure = draw_fig7([("one", runs), ("two", [gn]), ("none", [])])
     assert figure is not None
-    titles = [axes.get_title("left") for axes in figure.axes if axes.get_visible()]
-    assert titles == ["one: BN", "one: GN", "two: GN"]
+    assert [axes.get_title("left") for axes in figure.axes] == ["one: BN", "one: GN", "two: GN"]
+    assert all(axes.get_visible() and axes.get_lines() for axes in figure.axes)
+    figure.draw_without_rendering()
+    left, right, alone = (axes.get_window_extent() for axes in figure.axes)
+    assert alone.width > 1.5 * left.width
+    assert alone.x1 == pytest.approx(right.x1, abs=20)
+    assert figure.axes[2].get_ylim() != figure.axes[0].get_ylim()
+
+
+def test_many_norms_take_rows_on_the_same_axes(runs: list[Run]) -> None:
+    kinds = ("gn", "bn", "ln", "in", "brn")
+    [one] = [run for run in runs if run.name == "gn0"]
+    many = [replace(one, config={**one.config, "model.norm.kind": kind}) for kind in kinds]
+    figure = draw_fig7([("x", many)])
+    assert figure is not None
+    assert [axes.get_title("left") for axes in figure.axes] == [
+        f"x: {norm}" for norm in ("BN", "GN", "BRN", "IN", "LN")
+    ]
+    assert {len(part.axes) for part in figure.subfigs} == {2, 3}
+    assert len({(axes.get_xlim(), axes.get_ylim()) for axes in figure.axes}) == 1
+    ticks = figure.axes[0].get_xticks()
+    assert len(ticks) > 2
+    assert all(tick == round(tick) for tick in ticks)
+
+
+def test_six_batch_sizes_have_six_kinds_of_line(runs: list[Run]) -> None:
+    [one] = [run for run in runs if run.name == "gn0"]
+    sizes = (1, 2, 4, 8, 16, 32)
+    many = [replace(one, config={**one.config, "optim.clips_per_gpu": n}) for n in sizes]
+    [panel] = panels(many)
+    assert len({DASHES[line.style] for line in panel.lines}) == 6
 
 
 def marks(figure: Figure) -> list[tuple[float, str]]:

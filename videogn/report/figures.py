@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from videogn.report.fig7 import Y_LABEL, Line, Panel, panels
+from videogn.report.fig7 import Y_LABEL, Line, Panel, bounds, panels
 from videogn.report.palette import DASHES, colours_of
 from videogn.report.records import Run
 from videogn.report.table8 import Row, cells_of
@@ -29,6 +32,7 @@ _STYLE: dict[Any, Any] = {
 }
 _DPI = 160
 _SOFT = "#5b6470"
+_MOST_COLUMNS = 3  # panels of Fig. 7 side by side
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
@@ -48,26 +52,43 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
 def draw_fig7(groups: Sequence[tuple[str, Sequence[Run]]]) -> Figure | None:
     """Returns Fig. 7 of each data set, one below the other; None without a single curve.
 
+    The panels of a data set have the same axes, and each row of them fills the width: data sets
+    with fewer norms than others leave no empty place.
+
     Args:
         groups: titles with runs.
     """
-    drawn = [(title, panels(runs)) for title, runs in groups]
-    drawn = [(title, found) for title, found in drawn if found]
+    drawn = [(title, found) for title, runs in groups if (found := panels(runs))]
     if not drawn:
         return None
-    columns = max(len(found) for _, found in drawn)
+    rows = [(title, row, bounds(found)) for title, found in drawn for row in _rows_of(found)]
+    columns = max(len(row) for _, row, _ in rows)
     with mpl.rc_context(_STYLE):
-        figure = _figure(4.2 * columns, 3.1 * len(drawn))
-        grid = figure.subplots(len(drawn), columns, squeeze=False, sharex="row", sharey="row")
-        for (title, found), axes in zip(drawn, grid, strict=True):
-            for panel, ax in zip(found, axes, strict=False):
+        figure = _figure(4.2 * columns, 3.1 * len(rows))
+        parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+        for part, (title, row, limits) in zip(parts, rows, strict=True):
+            grid = part.subplots(1, len(row), squeeze=False, sharex=True, sharey=True)[0]
+            for ax, panel in zip(grid, row, strict=True):
                 _draw_panel(ax, panel)
                 ax.set_title(f"{title}: {panel.norm}", fontsize=10, loc="left")
-            axes[0].set_ylabel(Y_LABEL)
-            axes[0].set_xlim(left=0)
-            for ax in axes[len(found) :]:
-                ax.set_visible(False)
+            grid[0].set_ylabel(Y_LABEL)
+            _set_limits(grid[0], *limits)
     return figure
+
+
+def _rows_of(found: Sequence[Panel]) -> list[Sequence[Panel]]:
+    """Returns the panels in rows that a page is wide enough for, as equal as can be."""
+    count = math.ceil(len(found) / _MOST_COLUMNS)
+    ends = [round(len(found) * row / count) for row in range(count + 1)]
+    return [found[begin:end] for begin, end in pairwise(ends)]
+
+
+def _set_limits(ax: Axes, last: float, low: float, high: float) -> None:
+    """Sets the axes of a row, with some room around the lines; ticks are whole epochs."""
+    room = 0.04 * (high - low) or 1.0
+    ax.set_xlim(0, 1.03 * last or 1.0)
+    ax.set_ylim(low - room, high + room)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
 
 
 def draw_table8(rows: Sequence[Row]) -> Figure:
@@ -104,7 +125,7 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
     ax.set_xlabel("epoch")
     ax.tick_params(labelleft=True)
     ax.grid(color="#e9ebee", linewidth=0.7)
-    ax.legend(frameon=False, fontsize=8, handlelength=3)
+    ax.legend(frameon=False, fontsize=8, handlelength=3.5)
 
 
 def _draw_line(ax: Axes, line: Line, colour: str) -> None:

@@ -14,8 +14,18 @@ NORM_COLOURS = {
 }
 OTHER_COLOURS = ("#5b6470", "#9aa4b0")
 
-# Settings of one norm are told apart by the line: (length, gap, ...) in its width.
-DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2))
+# Settings of one norm are told apart by the line: (length, gap, ...) in its width. There are as
+# many as batch sizes from 1 to 32 and two more.
+DASHES: tuple[tuple[float, ...], ...] = (
+    (),
+    (5, 2),
+    (1.5, 1.5),
+    (7, 2, 1.5, 2),
+    (10, 3),
+    (1.5, 4),
+    (5, 1.5, 1.5, 1.5, 1.5, 1.5),
+    (2.5, 2.5),
+)
 
 
 def colours_of(norm: str) -> tuple[str, str]:
