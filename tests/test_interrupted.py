@@ -31,9 +31,11 @@ from tests.test_experiment import (
     trained,  # noqa: F401
     words,
 )
-from videogn import build, cli, experiment, testing
+from videogn import beginning, build, cli, testing
 from videogn.engine import checkpoint
 from videogn.engine.lock import locked
+from videogn.engine.state import TrainState
+from videogn.saving import Saver
 
 # Signals
 
@@ -352,14 +354,14 @@ def test_without_room_for_the_last_checkpoint_a_run_says_so_and_keeps_the_one_be
 def test_weights_gone_bad_are_not_saved(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain = experiment._Run._contents
+    plain = Saver.contents
 
-    def contents(self: Any, state: Any) -> dict[str, Any]:
+    def contents(self: Saver, state: TrainState) -> dict[str, Any]:
         if state.step == 4:
-            state.model.fc.bias.data[0] = torch.nan
+            state.model.get_parameter("fc.bias").data[0] = torch.nan
         return plain(self, state)
 
-    monkeypatch.setattr(experiment._Run, "_contents", contents)
+    monkeypatch.setattr(Saver, "contents", contents)
     assert cli.main(words(root, "run_dir=run")) == 4
     assert "1 tensors of step 4 are not finite, model.fc.bias first" in capsys.readouterr().err
     assert last(Path("run"))["step"] == 2
@@ -378,7 +380,7 @@ def hold(folder: str, has_it: Event) -> None:
 @pytest.fixture
 def occupied(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
     """Returns a function that lets another process have a folder; it is waited for 0.2 s."""
-    for module in (experiment, testing):
+    for module in (beginning, testing):
         monkeypatch.setattr(module, "locked", partial(locked, patience=0.2))
     fork = multiprocessing.get_context("fork")
     processes = []

@@ -106,6 +106,7 @@ def restore_state(
         group["lr"] = schedule.lr(max(state.step - 1, 0))  # of the last step, as it was saved
     state.best_error, state.losses = metrics["best_error"], list(metrics["losses"])
     state.overflows = metrics.get("overflows", 0)
+    state.unmeasured = metrics.get("unmeasured", False)
     if state.ema and contents["ema"]:
         state.ema.load_state_dict(contents["ema"])
     return config, state

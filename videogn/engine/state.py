@@ -27,6 +27,7 @@ class TrainState:
         losses: of the steps since the last record, over all ranks.
         overflows: steps in a row that fp16's scaler has skipped.
         ema: average of the weights, tested in their place; None without.
+        unmeasured: whether a signal broke off the measuring due after the last step.
     """
 
     model: nn.Module
@@ -37,6 +38,7 @@ class TrainState:
     losses: list[float] = field(default_factory=list)
     overflows: int = 0
     ema: Ema | None = None
+    unmeasured: bool = False
 
     def averaged(self) -> AbstractContextManager[None]:
         """Has the network hold what is tested, within the context: its average if there is one."""
