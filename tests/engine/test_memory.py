@@ -43,15 +43,15 @@ def test_exhausted_memory_names_the_place_the_peak_and_what_to_change(
         r"out of memory in step 7 on cpu, after a peak of \d+\.\d+ GB; try a=1 b=2, or c=block, "
     )
     raises = pytest.raises(MemoryExhaustedError, match=words + "or d=bf16$")
-    with raises as raised, explained(lambda: "step 7", CPU, advice):
+    with raises as raised, explained(lambda: "step 7", CPU, lambda: advice):
         exhaust()
     assert raised.value.exit_code == 5
 
 
-def test_another_error_stays_what_it_is() -> None:
+def test_another_error_stays_what_it_is_and_advice_is_not_asked_for() -> None:
     with (
         pytest.raises(RuntimeError, match="inconsistent tensor size") as raised,
-        explained(str, CPU, []),
+        explained(str, CPU, lambda: pytest.fail("asked for")),
     ):
         torch.dot(torch.zeros(2), torch.zeros(3))
     assert not is_exhaustion(raised.value)

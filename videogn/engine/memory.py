@@ -41,14 +41,14 @@ def is_exhaustion(error: BaseException) -> bool:
 
 @contextmanager
 def explained(
-    doing: Callable[[], str], device: torch.device, advice: Sequence[str]
+    doing: Callable[[], str], device: torch.device, advice: Callable[[], Sequence[str]]
 ) -> Iterator[None]:
     """Turns the end of memory into one sentence; nothing is skipped or tried again.
 
     Args:
         doing: says what was being done, such as "step 7".
         device: where.
-        advice: overrides that need less memory, best first.
+        advice: tells overrides that need less memory, best first.
 
     Raises:
         MemoryExhaustedError: memory was exhausted within the context.
@@ -63,5 +63,5 @@ def explained(
             of = f" of {torch.cuda.get_device_properties(device).total_memory / 1e9:.1f}"
         raise MemoryExhaustedError(
             f"out of memory in {doing()} on {device}, after a peak of {peak_mb(device) / 1e3:.2f}"
-            f"{of} GB; try {', or '.join(advice)}"
+            f"{of} GB; try {', or '.join(advice())}"
         ) from error
