@@ -45,6 +45,12 @@ def sections() -> dict[str, type]:
     return dict(_sections_in(Config, ""))
 
 
+@cache
+def kinds(section: type) -> dict[str, Any]:
+    """Returns the types of what is in a section by name, resolved once, for that is slow."""
+    return get_type_hints(section)
+
+
 def nearest(path: str) -> str:
     """Returns the known key or section that `path` most resembles, "" when none does."""
     known = [*keys(), *filter(None, sections())]
@@ -64,9 +70,8 @@ def odd_letters(text: str) -> str:
 
 
 def _keys_in(section: type, prefix: str) -> Iterator[Key]:
-    hints = get_type_hints(section)
     for one in fields(section):
-        kind, path = hints[one.name], prefix + one.name
+        kind, path = kinds(section)[one.name], prefix + one.name
         if is_dataclass(kind):
             yield from _keys_in(kind, f"{path}.")  # type: ignore[arg-type]
             continue
@@ -76,6 +81,6 @@ def _keys_in(section: type, prefix: str) -> Iterator[Key]:
 
 def _sections_in(section: type, path: str) -> Iterator[tuple[str, type]]:
     yield path, section
-    for name, kind in get_type_hints(section).items():
+    for name, kind in kinds(section).items():
         if is_dataclass(kind):
             yield from _sections_in(kind, f"{path}.{name}".lstrip("."))  # type: ignore[arg-type]

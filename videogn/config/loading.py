@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from videogn.config.checks import problems
-from videogn.config.keys import keys
+from videogn.config.keys import keys, kinds
 from videogn.config.sections import Config
 from videogn.config.settings import (
     Setting,
@@ -128,11 +128,10 @@ def _layered(stated: Settings, overrides: Sequence[str], *, where: str) -> Setti
 
 def _built(section: type, path: str, settings: Settings) -> Any:
     """Returns the dataclass of a section, filled."""
-    hints = get_type_hints(section)
     values: dict[str, Any] = {}
     for one in fields(section):
         inner = f"{path}.{one.name}".lstrip(".")
-        kind = hints[one.name]
+        kind = kinds(section)[one.name]
         values[one.name] = (
             _built(kind, inner, settings)  # type: ignore[arg-type]
             if is_dataclass(kind)

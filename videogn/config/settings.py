@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from videogn.config.keys import keys, nearest, odd_letters, sections
+from videogn.config.keys import keys, kinds, nearest, odd_letters, sections
 from videogn.config.strict_yaml import plain, read_mapping, read_value
 from videogn.config.typed import WrongTypeError, options, typed
 from videogn.errors import ConfigError
@@ -93,10 +93,10 @@ def _walk(
 ) -> None:
     if not isinstance(values, Mapping):
         raise _refused(origin(section), section, values, "a section of keys, not a value")
-    hints = get_type_hints(sections()[section])
+    known = kinds(sections()[section])
     for name, value in values.items():
         path = f"{section}.{name}" if section else str(name)
-        if name not in hints:
+        if name not in known:
             raise ConfigError(f"{_where(origin(path), path, value)}: {_unknown(path)}")
         if path in sections():
             _walk(value, path, origin, found)
