@@ -14,6 +14,7 @@ from tests.report.run_folders import write_run
 from videogn.report.records import find_runs
 from videogn.report.table8 import (
     TABLE8,
+    cells_of_change,
     changes,
     format_table8,
     protocols,
@@ -151,13 +152,24 @@ def test_changes_are_those_of_the_means(tmp_path: Path) -> None:
     write_run(tmp_path / "a", experiment="i3d_gn_32f_bs4", top1=70.0, top5=90.0)
     write_run(tmp_path / "b", "seed=1", experiment="i3d_gn_32f_bs4", top1=71.0, top5=90.5)
     write_run(tmp_path / "c", experiment="i3d_gn_64f", top1=73.0, top5=91.0)
-    found = {(change.what[:9], change.norm): change.ours for change in changes(rows_of(tmp_path))}
+    found = {(c.what[:9], c.norm): cells_of_change(c)[2] for c in changes(rows_of(tmp_path))}
     assert found == {
-        ("64 frames", "BN"): None,
-        ("64 frames", "GN"): (2.5, 0.75),
-        ("4 clips i", "BN"): None,
-        ("4 clips i", "GN"): None,
+        ("64 frames", "BN"): "",
+        ("64 frames", "GN"): "+2.5 / +0.8",  # of one seed against two: no spread to tell
+        ("4 clips i", "BN"): "",
+        ("4 clips i", "GN"): "",
     }
+
+
+def test_a_change_has_the_spread_of_both_cells(tmp_path: Path) -> None:
+    for seed, (few, many) in enumerate(((70.0, 73.0), (71.0, 72.0), (72.0, 77.0))):
+        for name, top1 in (("i3d_gn_32f_bs4", few), ("i3d_gn_64f", many)):
+            write_run(tmp_path / f"{name}{seed}", f"seed={seed}", experiment=name, top1=top1)
+    change = next(c for c in changes(rows_of(tmp_path)) if c.ours)
+    assert cells_of_change(change)[2] == "+3.0 ± 2.8 / +0.0 ± 0.0"  # the root of 1 + 7
+    rows = csv.DictReader(io.StringIO(table8_csv(rows_of(tmp_path))))
+    row = next(row for row in rows if row["name"].startswith("64 frames") and row["top1"])
+    assert (row["top1"], float(row["top1_deviation"])) == ("3.0", pytest.approx(8**0.5))
 
 
 def test_a_test_of_a_checkpoint_fills_no_cell(tmp_path: Path) -> None:

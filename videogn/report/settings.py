@@ -56,6 +56,15 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.fmean(values), deviation, len(values))
 
 
+def difference(after: Spread, before: Spread) -> Spread:
+    """Returns the change of a mean, with the deviation of the difference of two seeds, one of each.
+
+    NaN where either is of one seed; `seeds` is the smaller number.
+    """
+    deviation = math.hypot(after.deviation, before.deviation)
+    return Spread(after.mean - before.mean, deviation, min(after.seeds, before.seeds))
+
+
 def result(runs: Sequence[Run], key: str) -> Spread | None:
     """Returns `top1` or `top5` of the tested ones among `runs`, None without any."""
     values = [float(run.test[key]) for run in runs if run.test]

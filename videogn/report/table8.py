@@ -7,12 +7,13 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import isnan
 from pathlib import PurePath
 from typing import Any
 
 from videogn.config import CONFIG_DIR, load_config, scientific, to_dict
 from videogn.report.records import Run
-from videogn.report.settings import NOT_COMPARED, Spread, one_per_seed, result
+from videogn.report.settings import NOT_COMPARED, Spread, difference, one_per_seed, result
 from videogn.report.text import markdown_table
 
 TITLE = "Table 8 (arXiv:1803.08494), Kinetics-400, 10-clip accuracy in percent:"
@@ -82,13 +83,13 @@ class Change:
     Attributes:
         what: in words.
         norm: of both.
-        ours: None unless both cells are filled.
+        ours: with its spread over seeds; None unless both cells are filled.
         paper: the paper's.
     """
 
     what: str
     norm: str
-    ours: tuple[float, float] | None
+    ours: tuple[Spread, Spread] | None
     paper: tuple[float, float]
 
 
@@ -134,7 +135,7 @@ def changes(rows: Sequence[Row]) -> list[Change]:
         a, b = of_name[before], of_name[after]
         ours = None
         if a.top1 and b.top1 and a.top5 and b.top5:
-            ours = (b.top1.mean - a.top1.mean, b.top5.mean - a.top5.mean)
+            ours = (difference(b.top1, a.top1), difference(b.top5, a.top5))
         paper = (round(b.cell.top1 - a.cell.top1, 1), round(b.cell.top5 - a.cell.top5, 1))
         found.append(Change(what, a.cell.norm, ours, paper))
     return found
@@ -165,8 +166,14 @@ def cells_of(row: Row) -> list[str]:
 
 def cells_of_change(change: Change) -> list[str]:
     """Returns a change as text, under `CHANGES_HEADER`."""
-    ours = points(change.ours) if change.ours else ""
+    ours = " / ".join(_signed(one) for one in change.ours or ())
     return [change.what, change.norm, ours, points(change.paper)]
+
+
+def _signed(change: Spread) -> str:
+    """Returns a change with its sign and, of several seeds, its spread: "+1.2 ± 0.5"."""
+    sign = f"{round(change.mean, 1) + 0.0:+.1f}"  # + 0.0: never "-0.0"
+    return sign if isnan(change.deviation) else f"{sign} ± {change.deviation:.1f}"
 
 
 def points(pair: tuple[float, float]) -> str:
@@ -207,9 +214,7 @@ def table8_csv(rows: Sequence[Row]) -> str:
             **{"paper_top1": cell.top1, "paper_top5": cell.top5},
         }
         for key, ours in (("top1", row.top1), ("top5", row.top5)):
-            if ours:
-                deviation = ours.deviation if ours.seeds > 1 else ""
-                known |= {key: ours.mean, f"{key}_deviation": deviation}
+            known |= _columns(key, ours) if ours else {}
         tests = [run.test for run in row.runs if run.test]
         known["videos"] = _distinct(str(test["num_videos"]) for test in tests)
         known["failed"] = _distinct(str(len(test["failed"])) for test in tests)
@@ -218,10 +223,17 @@ def table8_csv(rows: Sequence[Row]) -> str:
         known["runs"] = " ".join(run.name for run in row.runs)
         writer.writerow(known)
     for change in changes(rows):
-        ours = dict(zip(("top1", "top5"), change.ours or (), strict=False))
+        known = {"name": change.what, "norm": change.norm}
+        for key, ours in zip(("top1", "top5"), change.ours or (), strict=False):
+            known |= _columns(key, ours)
         paper = dict(zip(("paper_top1", "paper_top5"), change.paper, strict=True))
-        writer.writerow({"name": change.what, "norm": change.norm, **ours, **paper})
+        writer.writerow(known | paper)
     return file.getvalue()
+
+
+def _columns(key: str, ours: Spread) -> dict[str, Any]:
+    """Returns a number of ours and its deviation, which one seed has none of."""
+    return {key: ours.mean, f"{key}_deviation": ours.deviation if ours.seeds > 1 else ""}
 
 
 def _distinct(texts: Any) -> str:
