@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from videogn.analysis import batch_noise
-from videogn.analysis.batch_noise import answer_noise, clip_moments, statistics_noise
+from videogn.analysis.batch_noise import ClipMoments, answer_noise, clip_moments, statistics_noise
 from videogn.analysis.noise import measure_noise
 from videogn.errors import DataError
 from videogn.model import create_model, norm_factory
@@ -60,8 +60,17 @@ def test_statistics_are_those_of_whole_batches_made_by_hand(
     means = torch.stack([batch.mean(1) for batch in batches])
     logs = torch.stack([batch.std(1, correction=0).log() for batch in batches])
     population = maps.transpose(0, 1).flatten(1).var(1, correction=0)
-    assert found.mean == pytest.approx(float((means.var(0) / population).mean().sqrt()), rel=1e-4)
-    assert found.scale == pytest.approx(float(logs.var(0).mean().sqrt()), rel=1e-4)
+    unbiased = 8 / 7  # 8 clips stand for a stream of them
+    mean, scale = (means.var(0) / population).mean(), logs.var(0).mean()
+    assert found.mean == pytest.approx(float((unbiased * mean).sqrt()), rel=1e-4)
+    assert found.scale == pytest.approx(float((unbiased * scale).sqrt()), rel=1e-4)
+
+
+def test_few_clips_tell_of_the_noise_of_a_stream_of_them() -> None:
+    rng = np.random.default_rng(5)
+    means = torch.from_numpy(rng.standard_normal((8, 4000)))  # a channel is an experiment
+    moments = ClipMoments(means, means**2 + 100)  # each clip's own variance is 100
+    assert statistics_noise(moments, 4).mean == pytest.approx((1 / 4 / 101) ** 0.5, rel=0.02)
 
 
 def test_the_noise_of_the_mean_falls_with_the_root_of_the_batch() -> None:

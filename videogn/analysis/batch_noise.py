@@ -97,7 +97,8 @@ def statistics_noise(moments: ClipMoments, size: int, *, seed: int = 0) -> Layer
     """Returns the noise of batches of `size` clips drawn from the clips with replacement.
 
     With replacement, as from an endless stream of such clips: drawn without, batches nearly as
-    large as the pool would look too much alike.
+    large as the pool would look too much alike. That N clips differ less from their own mean than
+    from the stream's is made up for by N / (N - 1).
     """
     clips = len(moments.mean)
     drawn = torch.from_numpy(
@@ -109,9 +110,10 @@ def statistics_noise(moments: ClipMoments, size: int, *, seed: int = 0) -> Layer
     alive = population > 1e-12 * moments.square.mean(0).clamp(min=1e-12)
     if not alive.any():
         return LayerNoise(0.0, 0.0)
-    shift = mean.var(0, correction=1)[alive] / population[alive]
+    unbiased = clips / (clips - 1)
+    shift = unbiased * mean.var(0, correction=1)[alive] / population[alive]
     floor = population[alive] * 1e-6  # a batch in which a channel is silent has no logarithm
-    scale = (0.5 * variance[:, alive].clamp(min=floor).log()).var(0, correction=1)
+    scale = unbiased * (0.5 * variance[:, alive].clamp(min=floor).log()).var(0, correction=1)
     return LayerNoise(float(shift.mean().sqrt()), float(scale.mean().sqrt()))
 
 
