@@ -82,6 +82,17 @@ def test_calibration_of_four_videos_by_hand() -> None:
     assert found.nll == pytest.approx(-sum(logs) / 4)
 
 
+def test_the_error_by_chance_is_that_of_answers_as_often_right_as_they_say() -> None:
+    found = calibration([said("a", "a", 0.5), said("a", "b", 0.5)], bins=1)
+    assert found is not None
+    # None, one or both are right in 1, 2 and 1 of 4 cases: 0.5, 0 and 0.5 away.
+    assert found.chance_width == pytest.approx(0.25, abs=0.05)
+    many = calibration([said("a", "a", 0.8)] * 400, bins=1)
+    assert many is not None
+    assert many.ece_width == pytest.approx(0.2)
+    assert many.chance_mass == pytest.approx(math.sqrt(2 / math.pi * 0.16 / 400), rel=0.2)
+
+
 def test_a_bin_ends_with_its_upper_edge_and_the_ends_of_the_scale_belong_to_bins() -> None:
     found = calibration([said("a", "a", p) for p in (0.0, 0.5, 1.0)], bins=2)
     assert found is not None

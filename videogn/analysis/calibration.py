@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from videogn.report.predictions import Prediction
 
 BINS = 15
+_DRAWS = 200
 _LEAST = 1e-6  # predictions.csv has six decimals: a smaller probability is written as 0
 
 
@@ -45,6 +46,10 @@ class Calibration:
         ece_width: expected calibration error over bins of equal width: the mean distance of
             accuracy and confidence, weighted by videos (arXiv:1706.04599).
         ece_mass: the same over bins of as many videos each.
+        chance_width: the `ece_width` to expect if every probability were exact: so few videos are
+            by chance more or less often right than that, and ECE counts distances. The mean of 200
+            draws.
+        chance_mass: the `ece_mass` to expect.
         brier_top: mean squared distance of the top probability and rightness (0 or 1).
         nll: mean negative logarithm of the label's probability, which counts as at least 1e-6;
             None where the test does not tell it.
@@ -57,6 +62,8 @@ class Calibration:
     accuracy: float
     ece_width: float
     ece_mass: float
+    chance_width: float
+    chance_mass: float
     brier_top: float
     nll: float | None
     width_bins: list[Bin]
@@ -84,6 +91,8 @@ def calibration(predictions: Sequence[Prediction], bins: int = BINS) -> Calibrat
         accuracy=float(right.mean()),
         ece_width=_ece(width),
         ece_mass=_ece(mass),
+        chance_width=_ece_by_chance(_equal_width, probs, bins),
+        chance_mass=_ece_by_chance(_equal_mass, probs, bins),
         brier_top=float(((probs - right) ** 2).mean()),
         nll=float(-np.log(np.maximum(of_label, _LEAST)).mean()) if told else None,
         width_bins=width,
@@ -117,3 +126,12 @@ def _bin(probs: np.ndarray, right: np.ndarray, ends: tuple[float, float]) -> Bin
 def _ece(bins: Sequence[Bin]) -> float:
     videos = sum(each.videos for each in bins)
     return sum(each.videos * abs(each.accuracy - each.confidence) for each in bins) / videos
+
+
+def _ece_by_chance(
+    binned: Callable[[np.ndarray, np.ndarray, int], list[Bin]], probs: np.ndarray, bins: int
+) -> float:
+    """Returns the mean ECE of answers that are right as often as they say."""
+    rng = np.random.default_rng(0)
+    draws = (rng.random(len(probs)) < probs for _ in range(_DRAWS))
+    return sum(_ece(binned(probs, right.astype(float), bins)) for right in draws) / _DRAWS

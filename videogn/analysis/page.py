@@ -69,7 +69,9 @@ def _calibration(found: Calibration, figures: Figures) -> str:
         f"It says {100 * found.confidence:.1f} % on average and is right in "
         f"{100 * found.accuracy:.1f} % of {found.videos} videos. Expected calibration error: "
         f"{100 * found.ece_width:.1f} % over bins of equal width, {100 * found.ece_mass:.1f} % "
-        f"over bins of as many videos. Brier score of the top class: {found.brier_top:.3f}."
+        f"over bins of as many videos; exact probabilities would by chance give "
+        f"{100 * found.chance_width:.1f} % and {100 * found.chance_mass:.1f} % of so many videos. "
+        f"Brier score of the top class: {found.brier_top:.3f}."
     )
     if found.nll is not None:
         said += f" Negative log-likelihood of the class: {found.nll:.3f}."

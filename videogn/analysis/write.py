@@ -102,7 +102,8 @@ def _summary(found: Analysis, calibrated: Calibration | None) -> str:
             f"Top-1 {found.test['top1']:.1f} %, top-5 {found.test['top5']:.1f} %; "
             f"it says {100 * calibrated.confidence:.1f} % on average. ECE "
             f"{100 * calibrated.ece_width:.1f} % (equal width), {100 * calibrated.ece_mass:.1f} % "
-            "(equal mass)."
+            f"(equal mass); {100 * calibrated.chance_width:.1f} % and "
+            f"{100 * calibrated.chance_mass:.1f} % are to be expected by chance."
         )
     if found.predictions:
         parts.append(_weakest(found))
