@@ -87,6 +87,13 @@ def test_a_row_tells_what_is_not_as_usual() -> None:
     assert lines[2] == "| 4 | 8 | 0.25 | 2 | 60.0 | 58.0 | 1 |"
 
 
+def test_rates_that_a_part_compares_have_rows_of_their_own() -> None:
+    done = [reached(replace(GN, rate=rate), test=test) for rate, test in ((0.1, 60.0), (0.2, 50.0))]
+    lines = part_table(done).splitlines()
+    assert lines[0] == "| frames | batch | rate | GN | seeds |"
+    assert lines[2:] == ["| 4 | 8 | 0.1 | 60.0 | 1 |", "| 4 | 8 | 0.2 | 50.0 | 1 |"]
+
+
 def test_tables_show_the_rates_and_only_trials_at_the_chosen_one(tmp_path: Path) -> None:
     study = tiny_study(tmp_path)
     vals = {("gn", 0.1): 70.0, ("gn", 0.2): 60.0, ("bn", 0.1): 50.0, ("bn", 0.2): 60.0}
@@ -124,6 +131,13 @@ def test_pictures_show_every_line_once() -> None:
     labels = [ax.get_legend_handles_labels()[1] for ax in curves.axes]
     assert labels == [["8 clips (2 seeds)"]] * 2
     assert accuracy.axes[0].get_legend_handles_labels()[1] == ["GN", "BN"]
+
+
+def test_no_line_is_left_out_for_want_of_a_dash() -> None:
+    done = [reached(replace(GN, batch=batch), test=60.0) for batch in (1, 2, 4, 8, 16)]
+    figure = draw_curves(curves_of(done))
+    assert figure is not None
+    assert [len(ax.lines) for ax in figure.axes] == [0, 5]
 
 
 @pytest.mark.parametrize("draw", [draw_accuracy, lambda done: draw_curves(curves_of(done))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -30,7 +31,7 @@ def draw_curves(curves: Sequence[Curve]) -> Figure | None:
     for length, axes in zip(lengths, grid, strict=True):
         for norm, ax in zip(_LEFT_AND_RIGHT, axes, strict=True):
             of_panel = [c for c in shown if (c.setting.norm, c.setting.frames) == (norm, length)]
-            for dash, curve in zip(DASHES, _largest_first(of_panel), strict=False):
+            for dash, curve in zip(cycle(DASHES), _largest_first(of_panel), strict=False):
                 _draw_curve(ax, curve, dash)
             ax.set_title(f"{name_of(norm)}, {length} frames", fontsize=10, loc="left")
             _finish(ax)

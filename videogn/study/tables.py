@@ -40,14 +40,17 @@ def in_parts(done: Iterable[Done], study: Study) -> dict[str, list[Done]]:
 def part_table(done: Sequence[Done]) -> str:
     """Returns test accuracy, percent, mean ± sample standard deviation over seeds.
 
-    A row for each setting, a column for each norm. GN - BN is that of equal seeds, so of equal
-    training clips. BN's statistics are measured anew before the test; beside it stands what the
-    running averages of training gave.
+    A row for each setting, a column for each norm; the rates in rows of their own where a norm was
+    tested at several. GN - BN is that of equal seeds, so of equal training clips. BN's statistics
+    are measured anew before the test; beside it stands what the running averages of training gave.
     """
     norms = list(dict.fromkeys(each.trial.norm for each in done))
     rows: dict[Trial, dict[str, list[Done]]] = {}
-    for setting, group in by_setting(done).items():
-        rows.setdefault(_apart_from_norm(setting), {})[setting.norm] = group
+    settings = by_setting(done)
+    several = len({(of.norm, of.rate) for of in settings}) > len(norms)
+    for setting, group in settings.items():
+        row = replace(setting, norm="", rate=setting.rate if several else None)
+        rows.setdefault(row, {})[setting.norm] = group
     keys = _telling(rows)
     paired, with_bn = {"gn", "bn"} <= set(norms), "bn" in norms
     header = [*(key.replace("_", " ") for key in keys), *(name_of(norm) for norm in norms)]
@@ -109,16 +112,12 @@ def _rates_table(done: Sequence[Done], study: Study) -> str:
     return "\n".join(lines)
 
 
-def _apart_from_norm(setting: Trial) -> Trial:
-    return replace(setting, norm="", rate=None)
-
-
 def _telling(rows: Mapping[Trial, object]) -> list[str]:
     """Returns the fields in which rows differ or are not as usual, batch and frames always."""
     usual = asdict(Trial("", 0, 0, 0))
     return [
         key
-        for key in ("frames", "batch", "light", "sub_batch", "order", "standardize")
+        for key in ("frames", "batch", "rate", "light", "sub_batch", "order", "standardize")
         if key in ("frames", "batch") or any(asdict(s)[key] != usual[key] for s in rows)
     ]
 
