@@ -30,7 +30,7 @@ from videogn.data.transforms import resize
 from videogn.engine import checkpoint
 from videogn.experiment import run_training
 from videogn.predict import load
-from videogn.testing import restore_model
+from videogn.restoring import restore_model
 
 REPOSITORY = Path(__file__).parents[1]
 CLASSES = ["left", "right", "up", "down", "grow", "shrink"]

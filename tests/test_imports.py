@@ -15,7 +15,7 @@ TOP = [
     *("build", "experiment", "testing", "demo", "predict", "cli", "report", "runs", "bench"),
     *("fit", "live_bytes", "doctor", "plan", "study", "analysis"),
     *("convert", "describe", "export", "resume", "monitoring", "advice", "bad_samples"),
-    *("restarts", "trained", "beginning", "saving", "telling"),
+    *("restarts", "trained", "restoring", "beginning", "saving", "telling"),
 ]
 
 # part -> what it must not import, at the top of a file or inside a function
@@ -26,13 +26,14 @@ FORBIDDEN = {
     "data": ["config", "model", "engine", "weights", *TOP],
     "weights": ["config", "data", "engine", *TOP],
     "config": ["model", "data", "engine", "weights", *TOP],
+    "nearest": ["config", "model", "data", "engine", "weights", *TOP],
     "errors": ["config", "model", "data", "engine", "weights", *TOP],
 }
 MAY_IMPORT_CONFIG = {
     *("build", "experiment", "testing", "demo", "predict", "cli", "report", "runs"),
     *("fit", "bench", "plan", "study", "analysis"),
     *("convert", "export", "resume", "monitoring", "advice", "trained"),
-    *("beginning", "saving", "telling"),
+    *("restoring", "beginning", "saving", "telling"),
 }
 
 

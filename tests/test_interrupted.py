@@ -282,6 +282,7 @@ def test_going_on_with_another_network_or_input_is_refused_by_what_differs(
     assert cli.main(words(root, f"resume={path}", override)) == 2
     error = capsys.readouterr().err
     assert said in error
+    assert error.endswith("; start anew with resume=never\n")
     assert error.count("\n") == 1
     assert not Path("runs").exists()
 

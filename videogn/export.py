@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from videogn.config import Config, config_from
 from videogn.errors import ConfigError, ExportError
 from videogn.model.i3d import I3DResNet
-from videogn.testing import ANYWHERE, restore_model
+from videogn.restoring import ANYWHERE, restore_model
 from videogn.trained import read_trained
 
 FORMATS = ("onnx", "torch_export")

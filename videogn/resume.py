@@ -15,7 +15,7 @@ from videogn.data.manifest import Manifest
 from videogn.engine.schedule import Schedule
 from videogn.engine.state import TrainState
 from videogn.errors import CheckpointError, ConfigError
-from videogn.model.i3d import I3DResNet, complete_fingerprint
+from videogn.restoring import require_same_classes, restore_model
 from videogn.runs import (
     begun_by,
     differing_keys,
@@ -23,7 +23,6 @@ from videogn.runs import (
     has_checkpoints,
     stored_config,
 )
-from videogn.testing import require_same_classes, restore_model
 
 # What to change for each part of `stream_of`.
 _TO_MATCH = {
@@ -91,7 +90,6 @@ def restore_state(
     stored = contents["config"]["data"]
     config = build.resolve(config, len(contents["classes"]), stored["mean"], stored["std"])
     model = restore_model(config, contents, path, to_train=True)
-    require_same_function(config, model, contents, path)
     require_same_classes(contents["classes"], train_data, path)
     schedule = build.build_schedule(config, len(train_data), world)
     require_same_stream(stream_of(config, schedule, train_data), contents, path)
@@ -155,21 +153,6 @@ def _tensors(prefix: str, value: Any) -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from _tensors(f"{prefix}.{key}" if prefix else str(key), item)
-
-
-def require_same_function(
-    config: Config, model: I3DResNet, contents: Mapping[str, Any], path: Path
-) -> None:
-    """Raises CheckpointError unless the network and its input are those of a checkpoint."""
-    have = complete_fingerprint(contents["fingerprint"])
-    wanted = build.fingerprint(config, model)
-    differ = [key for key in wanted if have.get(key) != wanted[key]]
-    differ.sort(key="window".__eq__)  # last: it follows from others, and is no key of a config
-    if differ:
-        raise CheckpointError(
-            f"{path} was trained with {differ[0]}={have.get(differ[0])}, not "
-            f"{wanted[differ[0]]}; start anew with resume=never"
-        )
 
 
 def stream_of(config: Config, schedule: Schedule, train_data: Manifest) -> dict[str, int | str]:

@@ -27,16 +27,13 @@ from videogn.engine.partial import PartialScores
 from videogn.engine.progress import log_to_terminal, track
 from videogn.engine.signals import noted_signals
 from videogn.engine.wandb_mirror import WandbMirror
-from videogn.errors import CheckpointError, ConfigError, DataError
-from videogn.model.i3d import I3DResNet, complete_fingerprint
+from videogn.errors import ConfigError, DataError
 from videogn.report.prediction_table import COLUMNS, choose, read_rows, with_clips
+from videogn.restoring import ANYWHERE, require_same_classes, restore_model
 from videogn.runs import environment, has_checkpoints, test_folder, write_config, write_json
 from videogn.trained import read_trained
 
 log = logging.getLogger(__name__)
-
-# Overrides of a stored config: a checkpoint is used where its run's choice may not run.
-ANYWHERE = ("model.norm.impl=auto", "model.compile=none")
 
 PREDICTION_COLUMNS = (
     *("path", "label", "prediction", "probability", "correct", "top5", "failed"),
@@ -104,36 +101,6 @@ def _take(folder: Path, stack: ExitStack) -> None:
             f"--out {folder} holds a run, whose config.yaml and test.json would be overwritten; "
             "choose another folder"
         )
-
-
-def restore_model(
-    config: Config, contents: Mapping[str, Any], path: str | Path, *, to_train: bool = False
-) -> I3DResNet:
-    """Returns the network of a checkpoint with its weights, on the CPU.
-
-    Args:
-        config: what to build.
-        contents: of the checkpoint.
-        path: of the checkpoint.
-        to_train: with the weights to train on, where their average is what is used.
-
-    Raises:
-        CheckpointError: `config` was overridden to describe another network.
-    """
-    model = build.build_model(config, len(contents["classes"]))
-    have = complete_fingerprint(contents["fingerprint"])
-    wanted = build.fingerprint(config, model)
-    for key in model.fingerprint():
-        if key != "window" and have.get(key) != wanted[key]:
-            raise CheckpointError(
-                f"{path} holds a network with {key}={have.get(key)}, not {wanted[key]}; "
-                "leave out the override of it"
-            )
-    averaged = None if to_train else contents["ema"]
-    if averaged:
-        log.info("the weights of %s are the average of its training (optim.ema)", path)
-    model.load_state_dict(averaged or contents["model"])
-    return model
 
 
 def test_model(
@@ -264,20 +231,6 @@ def refuse_failures(report: Mapping[str, Any], config: Config, folder: Path) -> 
 def too_many_failed(report: Mapping[str, Any], config: Config) -> bool:
     """Returns whether more videos of a test failed than `data.max_bad_fraction` allows."""
     return len(report["failed"]) > config.data.max_bad_fraction * report["num_videos"]
-
-
-def require_same_classes(classes: Sequence[str], manifest: Manifest, path: str | Path) -> None:
-    """Raises CheckpointError unless the classes of a checkpoint are those of the data, in order."""
-    for i, (trained, listed) in enumerate(zip(classes, manifest.classes, strict=False)):
-        if trained != listed:
-            raise CheckpointError(
-                f"class {i} is {trained!r} in {path} but {listed!r} in {manifest.name}; "
-                "its classes.txt must be the one trained with"
-            )
-    if len(classes) != len(manifest.classes):
-        raise CheckpointError(
-            f"{path} knows {len(classes)} classes, {manifest.name} {len(manifest.classes)}"
-        )
 
 
 def _write_predictions(

@@ -22,8 +22,9 @@ from videogn.errors import ConfigError, DataError, RunInterruptedError, VideognE
 from videogn.predict.classifier import Classifier
 from videogn.report.predictions import read_predictions
 from videogn.report.records import is_number
+from videogn.restoring import ANYWHERE, restore_model
 from videogn.runs import read_json, read_records
-from videogn.testing import ANYWHERE, restore_model, run_test
+from videogn.testing import run_test
 from videogn.trained import read_trained
 
 

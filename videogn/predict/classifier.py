@@ -16,7 +16,7 @@ from videogn.data.dataset import ViewSpec
 from videogn.model.i3d import I3DResNet
 from videogn.predict.answers import Answer, Scores, Span, answers
 from videogn.predict.views import View, whole_video, windows
-from videogn.testing import ANYWHERE, restore_model
+from videogn.restoring import ANYWHERE, restore_model
 from videogn.trained import read_trained
 
 # Positions (frames x height x width) that a CPU scores together at most: a batch gains it nothing
