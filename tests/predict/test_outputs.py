@@ -9,13 +9,15 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
 from tests.checkpoints import CLASSES, write_checkpoint
 from tests.videos import decode_all, write_numbered
 from videogn import cli
 from videogn.predict import load
+from videogn.predict.answers import Answer, Span
 from videogn.predict.camera import Shot, follow, shots
-from videogn.predict.output import clock
+from videogn.predict.output import as_json, as_text, clock
 from videogn.predict.overlay import Caption, caption_at, draw_labels
 
 
@@ -125,6 +127,60 @@ def test_of_captions_the_nearest_is_shown() -> None:
     found = [caption_at(captions, seconds) for seconds in (0, 1.9, 2.1, 4.9, 5.1, 99)]
     assert [captions.index(c) for c in found if c] == [0, 0, 1, 1, 2, 2]
     assert caption_at([], 1) is None
+
+
+def answered(*spans: tuple[float, float, int, float]) -> Answer:
+    """An answer of windows (start, end, class, probability)."""
+    answer = Answer("a.mp4", is_read=True)
+    for start, end, class_id, probability in spans:
+        probs = torch.zeros(len(CLASSES))
+        probs[class_id] = probability
+        answer.spans.append(Span(start, end, 1, [(probs, torch.zeros(1))]))
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("spans", "expected"),
+    [
+        # windows of 5 s every 2: what two have seen is halved between them
+        (
+            [(0, 5, 0, 0.5), (2, 7, 0, 0.75), (4, 9, 1, 0.5), (5, 10, 2, 1.0)],
+            [
+                "0:00.0 - 0:05.5   62.5 %  class a",
+                "0:05.5 - 0:07.0   50.0 %  class b",
+                "0:07.0 - 0:10.0  100.0 %  class c",
+            ],
+        ),
+        # every 1: three and more have seen the same
+        (
+            [(float(i), i + 5.0, i, 0.5) for i in range(4)],
+            [
+                "0:00.0 - 0:03.0   50.0 %  class a",
+                "0:03.0 - 0:04.0   50.0 %  class b",
+                "0:04.0 - 0:05.0   50.0 %  class c",
+                "0:05.0 - 0:08.0   50.0 %  class d",
+            ],
+        ),
+        # side by side, but for the last; and with gaps, of which nothing is told
+        (
+            [(0, 2, 0, 0.5), (2, 4, 1, 0.5), (3, 5, 2, 0.5), (9, 11, 3, 0.5)],
+            [
+                "0:00.0 - 0:02.0   50.0 %  class a",
+                "0:02.0 - 0:03.5   50.0 %  class b",
+                "0:03.5 - 0:05.0   50.0 %  class c",
+                "0:09.0 - 0:11.0   50.0 %  class d",
+            ],
+        ),
+    ],
+)
+def test_of_windows_that_overlap_each_moment_is_told_once(
+    spans: list[tuple[float, float, int, float]], expected: list[str], checkpoint: str
+) -> None:
+    classifier, answer = load(checkpoint), answered(*spans)
+    told = as_text(answer, classifier, 5, sliding=True).splitlines()
+    assert told == ["a.mp4", *(f"  {line}" for line in expected)]
+    seen = json.loads(as_json(answer, classifier, 1, sliding=True))["windows"]
+    assert [(window["start"], window["end"]) for window in seen] == [span[:2] for span in spans]
 
 
 @pytest.mark.parametrize(

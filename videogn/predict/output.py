@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,14 +28,31 @@ def as_text(answer: Answer, classifier: Classifier, topk: int, *, sliding: bool)
 
 def _timeline(spans: Sequence[Span], classifier: Classifier) -> list[str]:
     """Returns a line for each run of windows of one best class, with its mean probability."""
-    best = [(span, *classifier.best(span.probs, 1)[0]) for span in spans]
+    best = [classifier.best(span.probs, 1)[0] for span in spans]
     lines = []
-    for label, group in groupby(best, key=lambda entry: entry[1]):
-        part = list(group)
-        mean = sum(probability for _, _, probability in part) / len(part)
-        start, end = clock(part[0][0].start), clock(part[-1][0].end)
+    for label, group in groupby(zip(best, _parts(spans), strict=True), key=lambda x: x[0][0]):
+        run = list(group)
+        mean = sum(probability for (_, probability), _ in run) / len(run)
+        start, end = clock(run[0][1][0]), clock(run[-1][1][1])
         lines.append(f"  {start} - {end}  {100 * mean:5.1f} %  {label}")
     return lines
+
+
+def _parts(spans: Sequence[Span]) -> list[list[float]]:
+    """Returns [start, end] of what each span is told for: where two overlap, each has a half.
+
+    ```
+    seen   |----a----|         told   |--a---|
+              |----b----|                    |-b-|
+                 |----c----|                     |--c---|
+    ```
+    So that each moment is told once, by the window in whose middle it lies nearest.
+    """
+    parts = [[span.start, span.end] for span in spans]
+    for before, after in pairwise(parts):
+        if after[0] < before[1]:
+            before[1] = after[0] = (after[0] + before[1]) / 2
+    return parts
 
 
 def clock(seconds: float) -> str:
