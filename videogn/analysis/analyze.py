@@ -87,7 +87,7 @@ def _run_folder(path: Path) -> Path:
 
 
 def _read_test(found: Analysis, wish: Wish, run: Path) -> None:
-    """Finds the newest test of the checkpoint's weights, or makes one if that is wished."""
+    """Makes a test if that is wished; finds it or another of the step, the run's own first."""
     own = found.folder / "test"
     if wish.test:
         with _noted_if_it_fails(found, "The test"):
