@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -87,7 +89,7 @@ def test_the_commands_answer_alike(
     write_manifest(root, splits={"train": rows, "val": rows}, classes=CLASSES, source=tmp_path)
     said, tables = [], []
     for path in (whole.with_suffix(".pt"), whole):
-        words = ["--ckpt", str(path), "eval.num_clips=1"]
+        words = ["--ckpt", str(path), "eval.crops=three"]
         assert cli.main(["predict", *words, str(tmp_path / "a.mp4"), "--json"]) == 0
         said.append(capsys.readouterr().out)
         out = tmp_path / path.suffix[1:]
@@ -97,6 +99,10 @@ def test_the_commands_answer_alike(
     assert said[0] == said[1]
     assert len(json.loads(said[0])["predictions"]) == 5
     assert tables[0] == tables[1]
+    best = json.loads(said[0])["predictions"][0]
+    row = next(csv.DictReader(io.StringIO(tables[0])))  # a test cuts views with code of its own
+    assert (row["path"], row["prediction"]) == ("a.mp4", best["label"])
+    assert float(row["probability"]) == pytest.approx(best["probability"], abs=1e-6)
     assert tables[0].count("\n") == 4
     words = ["--cfg", "small.yaml", f"data.root={root}", "optim.clips_per_gpu=1", f"resume={whole}"]
     assert cli.main(words) == 2  # it has no place in a training

@@ -152,7 +152,9 @@ def _load_safetensors(
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
     except (SafetensorError, ValueError, TypeError, AttributeError) as error:  # a dtype of none
-        raise WeightsError(f"{path}: not a safetensors file, or damaged ({error})") from error
+        raise WeightsError(
+            f"{path}: not a safetensors file, or damaged ({error}); copy or write it again"
+        ) from error
     try:
         extras = json.loads(metadata.get(METADATA_KEY, "{}"))
     except (ValueError, RecursionError) as error:
