@@ -482,13 +482,13 @@ def test_a_test_agrees_with_one_written_by_hand(
 ) -> None:
     path = trained("bn") / "checkpoints" / "last.pt"
     found: list[Any] = []
-    plain = testing._write_predictions
+    plain = testing.write_predictions
 
     def keep(file: Path, manifest: Any, result: Any, failed: Any) -> None:
         found.append(result)
         plain(file, manifest, result, failed)
 
-    monkeypatch.setattr(testing, "_write_predictions", keep)
+    monkeypatch.setattr(testing, "write_predictions", keep)
     protocol = [f"eval.clip_rule={rule}", f"eval.crops={crops}", "eval.num_clips=3"]
     out = here / "out"
     command = ["test", "--ckpt", str(path), "--out", str(out), "eval.short_side=34", *protocol]

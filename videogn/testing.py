@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,10 +16,9 @@ from torch import nn
 from videogn import advice, build
 from videogn.config import Config, config_from, to_dict
 from videogn.data.manifest import Manifest
-from videogn.engine import checkpoint, distributed, memory, watchdog
-from videogn.engine.distributed import Ranks
-from videogn.engine.durable import replacing
-from videogn.engine.evaluate import EvalResult, ViewAverager, evaluate
+from videogn.engine import checkpoint, memory, watchdog
+from videogn.engine.distributed import Ranks, gather, on_main
+from videogn.engine.evaluate import ViewAverager, evaluate
 from videogn.engine.lock import locked
 from videogn.engine.partial import PartialScores
 from videogn.engine.progress import log_to_terminal, track
@@ -29,16 +26,12 @@ from videogn.engine.signals import noted_signals
 from videogn.engine.wandb_mirror import WandbMirror
 from videogn.errors import ConfigError, DataError
 from videogn.report.prediction_table import COLUMNS, choose, read_rows, with_clips
+from videogn.report.predictions import write_predictions
 from videogn.restoring import ANYWHERE, require_same_classes, restore_model
 from videogn.runs import environment, has_checkpoints, test_folder, write_config, write_json
 from videogn.trained import read_trained
 
 log = logging.getLogger(__name__)
-
-PREDICTION_COLUMNS = (
-    *("path", "label", "prediction", "probability", "correct", "top5", "failed"),
-    *("true_probability", "correct5", "top5_probabilities"),
-)
 
 
 def run_test(path: str | Path, overrides: Sequence[str], out: Path | None) -> dict[str, Any]:
@@ -73,7 +66,7 @@ def run_test(path: str | Path, overrides: Sequence[str], out: Path | None) -> di
         }
         with ExitStack() as stack:
             mirror = None
-            distributed.on_main(lambda: _take(folder, stack))
+            on_main(lambda: _take(folder, stack))
             interrupted = stack.enter_context(noted_signals())
             if ranks.is_main:
                 write_config(folder, to_dict(config))
@@ -124,10 +117,50 @@ def test_model(
         DataError: more videos failed than `data.max_bad_fraction` allows, after writing.
     """
     watchdog.now("the beginning of the test")
+    protocol = build.build_view_spec(config).describe()
+    scores = _score(config, model, manifest, device, ranks, folder / "partial", interrupted)
+    result = scores.averager.result()
+    failed = {row: why for part in gather(scores.averager.reasons) for row, why in part.items()}
+    report = {
+        "top1": result.top1,
+        "top5": result.top5,
+        "top1_decoded": result.top1_decoded,
+        "num_videos": result.num_videos,
+        "num_decoded": result.num_decoded,
+        "failed": [{"path": manifest.paths[row], "reason": failed[row]} for row in sorted(failed)],
+        "protocol": protocol,
+        **source,
+    }
+
+    def write() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_predictions(folder / "predictions.csv", manifest, result, failed)
+        write_json(folder / "test.json", report)
+        scores.discard()
+
+    on_main(write)  # before any rank ends for what failed, and all others with it
+    if ranks.is_main:
+        _tell(report)
+        if mirror:
+            _mirror_test(mirror, config, manifest, report, folder)
+    refuse_failures(report, config, folder)
+    return report
+
+
+def _score(
+    config: Config,
+    model: nn.Module,
+    manifest: Manifest,
+    device: torch.device,
+    ranks: Ranks,
+    folder: Path,
+    interrupted: Callable[[], bool],
+) -> PartialScores:
+    """Returns the scores of all videos, summed up on every rank; `folder` keeps those so far."""
     spec = build.build_view_spec(config)
     averager = ViewAverager(len(manifest), spec.num_views, len(manifest.classes))
-    identity = distributed.on_main(lambda: _identity(config, model, manifest, device))
-    scores = PartialScores(folder / "partial", identity, averager, ranks, interrupted)
+    identity = on_main(lambda: _identity(config, model, manifest, device))
+    scores = PartialScores(folder, identity, averager, ranks, interrupted)
     done = scores.restore()
     rows = [row for row in range(len(manifest)) if row not in done][ranks.rank :: ranks.world]
     scores.expect(len(rows))
@@ -146,43 +179,20 @@ def test_model(
             after_video=scores.after_video,
         )
     averager.reduce()
-    result = averager.result()
-    failed = {
-        row: why for part in distributed.gather(averager.reasons) for row, why in part.items()
-    }
-    report = {
-        "top1": result.top1,
-        "top5": result.top5,
-        "top1_decoded": result.top1_decoded,
-        "num_videos": result.num_videos,
-        "num_decoded": result.num_decoded,
-        "failed": [{"path": manifest.paths[row], "reason": failed[row]} for row in sorted(failed)],
-        "protocol": spec.describe(),
-        **source,
-    }
+    return scores
 
-    def write() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_predictions(folder / "predictions.csv", manifest, result, failed)
-        write_json(folder / "test.json", report)
-        scores.discard()
 
-    distributed.on_main(write)  # before any rank ends for what failed, and all others with it
-    if ranks.is_main:
-        log.info(
-            "top-1 %.2f %%, top-5 %.2f %% over %d videos (%d failed): %s",
-            result.top1,
-            result.top5,
-            result.num_videos,
-            len(failed),
-            spec.describe(),
-        )
-        for entry in report["failed"]:
-            log.warning("failed: %s: %s", entry["path"], entry["reason"])
-        if mirror:
-            _mirror_test(mirror, config, manifest, report, folder)
-    refuse_failures(report, config, folder)
-    return report
+def _tell(report: Mapping[str, Any]) -> None:
+    log.info(
+        "top-1 %.2f %%, top-5 %.2f %% over %d videos (%d failed): %s",
+        report["top1"],
+        report["top5"],
+        report["num_videos"],
+        len(report["failed"]),
+        report["protocol"],
+    )
+    for entry in report["failed"]:
+        log.warning("failed: %s: %s", entry["path"], entry["reason"])
 
 
 def _identity(config: Config, model: nn.Module, manifest: Manifest, device: torch.device) -> str:
@@ -231,31 +241,3 @@ def refuse_failures(report: Mapping[str, Any], config: Config, folder: Path) -> 
 def too_many_failed(report: Mapping[str, Any], config: Config) -> bool:
     """Returns whether more videos of a test failed than `data.max_bad_fraction` allows."""
     return len(report["failed"]) > config.data.max_bad_fraction * report["num_videos"]
-
-
-def _write_predictions(
-    path: Path, manifest: Manifest, result: EvalResult, failed: Mapping[int, str]
-) -> None:
-    """Writes one row a video: what it is, what it was taken for, how surely, and the top 5.
-
-    The columns after `failed` say what the names alone cannot: a name may hold the "|" of `top5`.
-    """
-    top = result.probs.topk(min(5, result.probs.shape[1]), dim=1)
-    table = io.StringIO(newline="")
-    writer = csv.writer(table)
-    writer.writerow(PREDICTION_COLUMNS)
-    for row, video in enumerate(manifest.paths):
-        label_id = int(manifest.labels[row])
-        label = manifest.classes[label_id]
-        if row in failed:
-            writer.writerow([video, label, "", "", 0, "", failed[row], "", 0, ""])
-            continue
-        ids = top.indices[row].tolist()
-        names = [manifest.classes[i] for i in ids]
-        probs = [f"{prob:.6f}" for prob in top.values[row].tolist()]
-        correct = int(result.correct[row])
-        told = [video, label, names[0], probs[0], correct, "|".join(names), ""]
-        true_prob = f"{float(result.probs[row, label_id]):.6f}"
-        writer.writerow([*told, true_prob, int(label_id in ids), "|".join(probs)])
-    with replacing(path) as file:
-        file.write(table.getvalue().encode())

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from videogn.config import Config, load_config, to_dict
-from videogn.testing import PREDICTION_COLUMNS
+from videogn.report.predictions import COLUMNS
 
 TEST: dict[str, Any] = {
     "top1": 73.04,
@@ -73,7 +73,7 @@ def write_predictions(folder: Path, rows: Sequence[tuple[str, str, str, float]])
     """Writes (path, label, prediction, probability) of videos; no prediction: it failed."""
     with (folder / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(PREDICTION_COLUMNS)
+        writer.writerow(COLUMNS)
         for path, label, said, probability in rows:
             right = int(label == said)
             told = [path, label, said, probability, right, said, "" if said else "cut"]

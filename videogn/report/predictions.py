@@ -1,17 +1,27 @@
-"""What a test said of each video: `predictions.csv` read back, and counted."""
+"""What a test said of each video: `predictions.csv` written, read back, and counted."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from videogn.data.tables import Row, read_table
+from videogn.engine.durable import replacing
 from videogn.errors import DataError
 
+if TYPE_CHECKING:  # comparing two tests does not wait for torch
+    from videogn.data.manifest import Manifest
+    from videogn.engine.evaluate import EvalResult
+
+# Of all versions; the later columns say what names alone cannot: one may hold the "|" of `top5`.
 _COLUMNS = ("path", "label", "prediction", "probability", "correct", "top5", "failed")
+COLUMNS = (*_COLUMNS, "true_probability", "correct5", "top5_probabilities")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,38 @@ class Prediction:
     correct5: bool
     true_probability: float | None
     failed: str
+
+
+def write_predictions(
+    path: Path, manifest: Manifest, result: EvalResult, failed: Mapping[int, str]
+) -> None:
+    """Writes one row a video: what it is, what it was taken for, how surely, and the top 5.
+
+    Args:
+        path: of the file, written whole or not at all.
+        manifest: the videos of the test.
+        result: of the test.
+        failed: row of a video that could not be read -> why.
+    """
+    top = result.probs.topk(min(5, result.probs.shape[1]), dim=1)
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(COLUMNS)
+    for row, video in enumerate(manifest.paths):
+        label_id = int(manifest.labels[row])
+        label = manifest.classes[label_id]
+        if row in failed:
+            writer.writerow([video, label, "", "", 0, "", failed[row], "", 0, ""])
+            continue
+        ids = top.indices[row].tolist()
+        names = [manifest.classes[i] for i in ids]
+        probs = [f"{prob:.6f}" for prob in top.values[row].tolist()]
+        correct = int(result.correct[row])
+        told = [video, label, names[0], probs[0], correct, "|".join(names), ""]
+        true_prob = f"{float(result.probs[row, label_id]):.6f}"
+        writer.writerow([*told, true_prob, int(label_id in ids), "|".join(probs)])
+    with replacing(path) as file:
+        file.write(table.getvalue().encode())
 
 
 def read_predictions(path: Path) -> list[Prediction]:
