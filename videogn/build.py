@@ -36,7 +36,7 @@ from videogn.engine.ema import Ema
 from videogn.engine.schedule import Schedule, parameter_groups
 from videogn.engine.state import TrainOptions, TrainState
 from videogn.engine.wandb_mirror import Limits, WandbMirror
-from videogn.errors import ConfigError
+from videogn.errors import ConfigError, NoDataRootError
 from videogn.model.i3d import ARCHS, I3DResNet
 from videogn.model.norm import NormFactory, norm_factory, norm_layers
 from videogn.ops.dispatch import Impl, choose
@@ -90,7 +90,10 @@ def build_manifest(config: Config, split: str) -> Manifest:
         ConfigError: `model.num_classes` is not the number of classes there.
     """
     videos = Path(config.data.videos) if config.data.videos else None
-    manifest = read_manifest(Path(config.data.root), split, videos=videos)
+    try:
+        manifest = read_manifest(Path(config.data.root), split, videos=videos)
+    except NoDataRootError as error:
+        raise NoDataRootError(f"{error}, or say where it is: data.root=/path/to/root") from error
     wanted, found = config.model.num_classes, len(manifest.classes)
     if wanted not in ("auto", found):
         raise ConfigError(f"model.num_classes={wanted}, but {manifest.name} has {found} classes")

@@ -44,6 +44,10 @@ class DataError(VideognError):
     exit_code = 3
 
 
+class NoDataRootError(DataError):
+    """There is no data root where it should be; it may lie elsewhere."""
+
+
 class VideoDecodeError(DataError):
     """One video cannot give the frames asked for.
 

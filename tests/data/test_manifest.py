@@ -193,7 +193,7 @@ def test_the_video_root(tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     assert read_manifest(root, "train", videos=moved).videos == moved.resolve()
     (root / "source.txt").write_text(str(tmp_path / "gone"))
-    with pytest.raises(DataError, match=r"source\.txt: no folder .*gone; set data\.videos"):
+    with pytest.raises(DataError, match=r"source\.txt: no folder .*gone; say .*data\.videos="):
         read_manifest(root, "train")
     with pytest.raises(DataError, match=r"data\.videos: no folder"):
         read_manifest(root, "train", videos=tmp_path / "gone")
@@ -347,3 +347,9 @@ def test_writing_leaves_no_other_file_and_no_stale_source(tmp_path: Path) -> Non
     assert sorted(p.name for p in tmp_path.iterdir()) == ["classes.txt", "train.csv", "val.csv"]
     with pytest.raises(DataError, match="is no class name"):
         write_manifest(tmp_path, splits=splits, classes=["two\nlines"], source=None)
+
+
+def test_a_file_is_no_data_root(tmp_path: Path) -> None:
+    data_root(tmp_path, "path,label\na.mp4,run\n")
+    with pytest.raises(DataError, match=rf"is a file; give the folder .*, as {tmp_path}$"):
+        read_manifest(tmp_path / "train.csv", "train")

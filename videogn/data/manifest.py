@@ -35,7 +35,7 @@ from videogn.data.tables import (
     write_text,
 )
 from videogn.data.tar import split_member
-from videogn.errors import DataError
+from videogn.errors import DataError, NoDataRootError
 
 __all__ = [
     "Manifest",
@@ -112,7 +112,8 @@ def read_manifest(root: Path, split: str, *, videos: Path | None = None) -> Mani
     A label is a class name or else a class id. `videos` overrides `source.txt`. That the videos
     exist is not checked here: 260,000 look-ups would delay every start. A video listed twice with
     one label counts twice, with a warning.
-    Raises DataError, naming file and line, for anything missing or malformed.
+    Raises NoDataRootError without the folder or its list, DataError, naming file and line, for
+    anything else that is missing or malformed.
     """
     root, table = Path(root), Path(root) / f"{split}.csv"
     if not table.is_file():
@@ -121,9 +122,7 @@ def read_manifest(root: Path, split: str, *, videos: Path | None = None) -> Mani
                 f"{table}: no such file: no video is held out for validation; index again with "
                 "--val 0.1, or with --val-same to validate on the training videos"
             )
-        missing = f"{table}: no such file" if root.is_dir() else f"{root}: no such data root"
-        command = _PREPARE.format(root=root)
-        raise DataError(f"{missing}; prepare one, of Kinetics-400 too, with `{command}`")
+        raise _no_root(root, table)
     if not (root / "classes.txt").exists():
         command = _PREPARE.format(root=root)
         raise DataError(f"{root / 'classes.txt'}: no such file; index again with `{command}`")
@@ -143,6 +142,16 @@ def read_manifest(root: Path, split: str, *, videos: Path | None = None) -> Mani
         videos=_video_root(root, videos),
         columns=columns.strings,
     )
+
+
+def _no_root(root: Path, table: Path) -> NoDataRootError:
+    if root.is_file():
+        return NoDataRootError(
+            f"{root}: is a file; give the folder of a data root, as {root.parent}"
+        )
+    missing = f"{table}: no such file" if root.is_dir() else f"{root}: no such data root"
+    command = _PREPARE.format(root=root)
+    return NoDataRootError(f"{missing}; prepare one, of Kinetics-400 too, with `{command}`")
 
 
 def why_unusable(path: str) -> str:
@@ -277,5 +286,8 @@ def _video_root(root: Path, videos: Path | None) -> Path:
         videos, key = root / read_text(source).strip(), str(source)
     folder = Path(videos or root).resolve()
     if not folder.is_dir():
-        raise DataError(f"{key}: no folder {folder}; set data.videos to where the videos are now")
+        raise DataError(
+            f"{key}: no folder {folder}; say where the videos are: data.videos=/path/to/videos, or "
+            "--videos of data_prep"
+        )
     return folder
