@@ -222,6 +222,7 @@ def test_without_data_the_command_that_prepares_them_is_named(tmp_path: Path) ->
     said = run(tmp_path, "--cfg", "i3d_gn_64f.yaml", code=3)
     (line,) = said.splitlines()
     assert line.startswith("error: data/kinetics400: no such data root")
+    assert line.endswith(", or say where it is: data.root=/path/to/root")
     assert "python -m data_prep index" in line
     assert list(tmp_path.iterdir()) == []  # nothing written
 
@@ -266,3 +267,37 @@ def test_options_may_stand_between_overrides(tmp_path: Path) -> None:
     said = run(tmp_path, "--cfg", "demo.yaml", "seed=1", "--debug", "optim.lrr=1", code=1)
     assert "Traceback" in said
     assert "there is no key optim.lrr" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("i3d_gn_64.yaml", "did you mean i3d_gn_64f.yaml?"),
+        ("I3D_GN_64", "did you mean i3d_gn_64f.yaml?"),
+        ("study/cup.yaml", "did you mean study/cpu.yaml?"),
+        ("mien.yaml", "did you mean mine.yaml?"),
+        ("xyzzy.yaml", "one of configs/: demo.yaml, "),
+    ],
+)
+def test_a_misspelt_name_of_a_config_is_answered_with_the_nearest(
+    name: str, near: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").touch()
+    with pytest.raises(ConfigError) as caught:
+        load_config(name)
+    assert near in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "near"),
+    [("model.norm.kind=frozenbn", "frozen_bn"), ("model.arch=i3d_50", "i3d_r50")],
+)
+def test_a_misspelt_choice_is_answered_with_the_nearest(override: str, near: str) -> None:
+    with pytest.raises(ConfigError, match=rf"wanted one of .*; did you mean {near}\?$"):
+        load_config("demo", [override])
+
+
+def test_a_folder_is_no_config(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is a folder; give a file, as .*config\.yaml of a run"):
+        load_config(tmp_path)

@@ -102,8 +102,17 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         return command_parser(words[0]).parse_intermixed_args(words[1:])
     overview = _overview()
     if words and not words[0].startswith("-"):
-        overview.error(no_command(words[0], COMMANDS))
+        overview.error(_not_begun_with(words[0]))
     return overview.parse_args(words)  # help, or the usage
+
+
+def _not_begun_with(word: str) -> str:
+    """Returns what to say of a first word that is no command."""
+    if word.endswith((".yaml", ".yml")):
+        return f"{word!r} is no command; did you mean --cfg {word}?"
+    if "=" in word:
+        return f"{word!r} stands where a command belongs; overrides come after --cfg NAME"
+    return no_command(word, COMMANDS)
 
 
 def _overview() -> Parser:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from videogn.nearest import did_you_mean, nearest
+
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors name the option that was probably meant."""
+    """An argument parser whose errors name the option or the word that was probably meant."""
 
     given: Sequence[str] = ()
 
@@ -25,21 +26,20 @@ class Parser(argparse.ArgumentParser):
         known = list(self._option_string_actions)
         options = [word.partition("=")[0] for word in self.given if word.startswith("--")]
         unknown = [word for word in options if not any(flag.startswith(word) for flag in known)]
-        said = "".join(f"; {word}{near}" for word in unknown if (near := did_you_mean(word, known)))
+        found = [(word, nearest(word, known)) for word in unknown]
+        said = "".join(f"; {word}: did you mean {near}?" for word, near in found if near)
         super().error(message + said)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Refuses what is not one of an argument's choices; argparse calls it for each word."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            near = did_you_mean(str(value), map(str, action.choices or ()))
+            raise argparse.ArgumentError(action, f"{error.message}{near}") from None
 
 
 def no_command(word: str, commands: Iterable[str]) -> str:
     """Returns what to say of a first word that is no command."""
-    if word.endswith((".yaml", ".yml")):
-        return f"{word!r} is no command; did you mean --cfg {word}?"
-    if "=" in word:
-        return f"{word!r} stands where a command belongs; overrides come after --cfg NAME"
     near = did_you_mean(word, commands)
     return f"there is no command {word!r}{near or '; they are ' + ', '.join(commands)}"
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Returns ": did you mean X?" of the nearest known word, "" when none is near."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f": did you mean {found[0]}?" if found else ""

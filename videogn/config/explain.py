@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from videogn.config.checks import range_in_words
-from videogn.config.keys import Key, keys, nearest, sections
-from videogn.config.settings import Setting
+from videogn.config.keys import Key, keys, sections
+from videogn.config.settings import Setting, no_key
 from videogn.config.typed import in_words
 from videogn.errors import ConfigError
 
@@ -24,8 +24,7 @@ def explain(path: str) -> str:
     if path in keys():
         return _of_key(keys()[path])
     if path not in sections():
-        near = nearest(path)
-        raise ConfigError(f"there is no key {path}" + (f"; did you mean {near}?" if near else ""))
+        raise ConfigError(no_key(path))
     inside = [key for name, key in keys().items() if f".{name}".startswith(f".{path}".rstrip("."))]
     purpose = sections()[path].__doc__ or ""
     return f"{purpose}\n\n" + columns((key.path, _default(key), key.doc) for key in inside)

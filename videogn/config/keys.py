@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -10,6 +9,7 @@ from functools import cache
 from typing import Any, get_type_hints
 
 from videogn.config.sections import Config
+from videogn.nearest import nearest
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,13 @@ def kinds(section: type) -> dict[str, Any]:
     return get_type_hints(section)
 
 
-def nearest(path: str) -> str:
+def nearest_key(path: str) -> str:
     """Returns the known key or section that `path` most resembles, "" when none does."""
     known = [*keys(), *filter(None, sections())]
     known = [name for name in known if name != path.rpartition(".")[0]]  # that much was right
-    wanted = unicodedata.normalize("NFKC", path).casefold()
-    found = difflib.get_close_matches(wanted, known, n=1)
-    if not found:  # the last part may be nearly right and its section wrong
-        lasts = {name.rpartition(".")[2]: name for name in known}
-        found = [lasts[x] for x in difflib.get_close_matches(wanted.rpartition(".")[2], lasts, n=1)]
-    return found[0] if found else ""
+    lasts = {name.rpartition(".")[2]: name for name in known}
+    # The last part may be nearly right and its section wrong.
+    return nearest(path, known) or lasts.get(nearest(path.rpartition(".")[2], lasts), "")
 
 
 def odd_letters(text: str) -> str:

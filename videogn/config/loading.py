@@ -20,6 +20,7 @@ from videogn.config.settings import (
     refusal,
 )
 from videogn.errors import ConfigError
+from videogn.nearest import nearest
 
 CONFIG_DIR = Path(__file__).parents[2] / "configs"
 
@@ -83,13 +84,26 @@ def find_config(source: str | Path) -> Path:
     """Returns the file that `source` names: as a path, else in `configs/`.
 
     Raises:
-        ConfigError: there is none; the message lists what `configs/` holds.
+        ConfigError: there is none; the message has the nearest name, or those in `configs/`.
     """
     for path in (Path(source), CONFIG_DIR / source, CONFIG_DIR / f"{source}.yaml"):
         if path.is_file():
             return path
-    known = ", ".join(sorted(path.name for path in CONFIG_DIR.glob("*.yaml")))
-    raise ConfigError(f"config {str(source)!r} is neither a file nor one of configs/: {known}")
+    if Path(source).is_dir():
+        run = f"{Path(source) / 'config.yaml'}"
+        raise ConfigError(f"config {str(source)!r} is a folder; give a file, as {run} of a run")
+    near = _nearest_config(Path(source))
+    names = ", ".join(sorted(path.name for path in CONFIG_DIR.glob("*.yaml")))
+    said = f"; did you mean {near}?" if near else f": {names}"
+    raise ConfigError(f"config {str(source)!r} is neither a file nor one of configs/{said}")
+
+
+def _nearest_config(source: Path) -> Path | None:
+    """Returns the file whose name most resembles `source`, in its folder or there in configs/."""
+    folders = (source.parent, CONFIG_DIR / source.parent)
+    names = {path.stem: path.name for folder in folders for path in folder.glob("*.y*ml")}
+    found = nearest(source.stem, names)  # the suffix is no likeness
+    return source.with_name(names[found]) if found else None
 
 
 def to_dict(config: Config) -> dict[str, Any]:

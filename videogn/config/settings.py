@@ -7,10 +7,11 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
-from videogn.config.keys import keys, kinds, nearest, odd_letters, sections
+from videogn.config.keys import keys, kinds, nearest_key, odd_letters, sections
 from videogn.config.strict_yaml import plain, read_mapping, read_value
-from videogn.config.typed import WrongTypeError, options, typed
+from videogn.config.typed import WrongTypeError, choices, options, typed
 from videogn.errors import ConfigError
+from videogn.nearest import did_you_mean
 
 DEFAULT, OVERRIDE = "default", "override"
 
@@ -97,7 +98,7 @@ def _walk(
     for name, value in values.items():
         path = f"{section}.{name}" if section else str(name)
         if name not in known:
-            raise ConfigError(f"{_where(origin(path), path, value)}: {_unknown(path)}")
+            raise ConfigError(f"{_where(origin(path), path, value)}: {no_key(path)}")
         if path in sections():
             _walk(value, path, origin, found)
             continue
@@ -107,8 +108,9 @@ def _walk(
             raise _refused(origin(path), path, value, f"{error}") from error
 
 
-def _unknown(path: str) -> str:
-    odd, near = odd_letters(path), nearest(path)
+def no_key(path: str) -> str:
+    """Returns what to say of a path that is neither a key nor a section."""
+    odd, near = odd_letters(path), nearest_key(path)
     said = f"there is no key {path}"
     if odd:
         said += f", of which {odd}"
@@ -128,17 +130,18 @@ def refusal(setting: Setting, path: str, wanted: str) -> ConfigError:
     """Returns the error for a value that is not what its key wants."""
     place = "" if setting.origin in (DEFAULT, OVERRIDE) else f"{setting.origin}: "
     said = f"{place}{path or 'the whole'}={shown(setting.value)}: wanted {wanted}"
-    return ConfigError(said + _hint(setting.value, wanted))
+    return ConfigError(said + _hint(path, setting.value, wanted))
 
 
-def _hint(value: Any, wanted: str) -> str:
+def _hint(path: str, value: Any, wanted: str) -> str:
     """Returns what may have gone wrong with a text."""
     if not isinstance(value, str):
         return ""
     if "number" in wanted and isinstance(plain(value), int | float):
         return "; write it without quotes"
-    odd = odd_letters(value) if "one of" in wanted else ""
-    return f"; {odd}" if odd else ""
+    words = choices(keys()[path].kind) if path in keys() else ()
+    odd = odd_letters(value) if words else ""
+    return (f"; {odd}" if odd else "") + did_you_mean(value, words)
 
 
 def shown(value: Any) -> str:

@@ -7,13 +7,13 @@ import logging
 import os
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from http.client import HTTPException
 from pathlib import Path
 
 import torch
 
 from videogn.errors import WeightsError
+from videogn.nearest import nearest
 
 log = logging.getLogger(__name__)
 
@@ -164,8 +164,8 @@ def find_weights(source: str | Path) -> Path:
     known = KNOWN.get(str(source))
     if known is None:
         what = "is a folder, not a file" if path.is_dir() else "no such file, and no known name"
-        near = get_close_matches(str(source), KNOWN, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        near = nearest(str(source), KNOWN)
+        hint = f"did you mean {near}? " if near else ""
         raise WeightsError(f"{source}: {what}; {hint}`run.py weights` lists those known")
     cached = known.cached
     if not cached.is_file():
