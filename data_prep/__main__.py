@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from videogn.cli.parser import Parser, no_command
 from videogn.errors import DataError, VideognError, unusable_place
 
 COMMANDS = {
@@ -22,7 +23,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0 done, 2 usage (as SystemExit), 3 data."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(sys.argv[1:] if argv is None else argv)
     try:
         return arguments.run(arguments) or 0
     except VideognError as error:
@@ -40,18 +41,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    if words and words[0] in COMMANDS:
+        return command_parser(words[0]).parse_intermixed_args(words[1:])
+    overview = Parser(
         prog="python -m data_prep",
         description="Prepare a data root: train.csv, val.csv, classes.txt and source.txt.",
     )
-    commands = parser.add_subparsers(title="commands", required=True)
+    commands = overview.add_subparsers(required=True, metavar="command")
     for name, purpose in COMMANDS.items():
-        module = import_module(f"data_prep.{name}")
-        command = commands.add_parser(name, help=purpose, description=module.__doc__)
-        module.add_arguments(command)
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        command.set_defaults(run=module.run)
+        commands.add_parser(name, help=purpose)
+    if words and not words[0].startswith("-"):
+        overview.error(no_command(words[0], COMMANDS))
+    return overview.parse_args(words)  # help, or the usage
+
+
+def command_parser(name: str) -> Parser:
+    """Returns the parser of one command, which sets `run` to what runs it."""
+    module = import_module(f"data_prep.{name}")
+    parser = Parser(prog=f"python -m data_prep {name}", description=module.__doc__)
+    module.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=module.run)
     return parser
 
 

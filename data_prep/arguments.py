@@ -1,29 +1,26 @@
-"""Types of command-line arguments, each with an error that says what was wanted."""
+"""Types of command-line arguments that data_prep alone takes; see `videogn.cli.arguments`."""
 
 from __future__ import annotations
 
 import argparse
 
+from videogn.cli.arguments import whole
+
 
 def fraction(text: str) -> float:
     """The number in `text`, from 0 to below 1."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number, such as 0.1") from None
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
     return value
 
 
-def count(text: str) -> int:
-    """The whole number in `text`, at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return value
-
-
 def even(text: str) -> int:
     """The even number in `text`, at least 16: a picture's side."""
-    value = int(text)
+    value = whole(text)
     if value < 16 or value % 2:
         raise argparse.ArgumentTypeError(f"{text} is not an even number from 16")
     return value

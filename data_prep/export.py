@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.roots import SPLITS
+from videogn.cli.arguments import place
 from videogn.data.manifest import Manifest, read_manifest, write_text
 from videogn.data.tables import line_of
 from videogn.data.tar import split_member
@@ -67,9 +68,9 @@ FORMATS: Mapping[str, Format] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add = parser.add_argument
-    add("root", metavar="ROOT", type=Path, help="the data root")
+    add("root", metavar="ROOT", type=place, help="the data root")
     add("--format", choices=sorted(FORMATS), required=True, help="whose lists to write")
-    add("--out", metavar="DIR", type=Path, required=True, help="the folder to write them to")
+    add("--out", metavar="DIR", type=place, required=True, help="the folder to write them to")
     add("--absolute", action="store_true", help="write absolute paths, not relative ones")
     add("--comma", action="store_true", help="separate by a comma, so that paths may hold blanks "
         "(pyslowfast)")  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_prep.arguments import count, fraction
+from data_prep.arguments import fraction
 from data_prep.classes import Entry, name_labels, renumbered
 from data_prep.index_files import OWN_FILES, Index, print_summary, write_index
 from data_prep.layouts import LAYOUTS, read_names, read_tree, recognize
@@ -24,6 +24,7 @@ from data_prep.splitting import (
     refuse_shared,
     split_positions,
 )
+from videogn.cli.arguments import count, place, seed
 from videogn.data.kinetics import clip_fields, has_video_id, kinetics400_classes, spelling
 from videogn.data.manifest import read_table
 from videogn.errors import DataError
@@ -36,14 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add = parser.add_argument
     names = ", ".join(f"{layout.name} ({layout.summary})" for layout in LAYOUTS)
-    add("source", metavar="SRC", type=Path, help="the folder that holds the videos")
-    add("--out", metavar="DIR", type=Path, required=True, help="the data root to write")
+    add("source", metavar="SRC", type=place, help="the folder that holds the videos")
+    add("--out", metavar="DIR", type=place, required=True, help="the data root to write")
     choices = ["auto", *(layout.name for layout in LAYOUTS)]
     add("--layout", choices=choices, default="auto", help=f"how SRC is laid out: auto, {names}")
     add(
         "--list",
         metavar="FILE",
-        type=Path,
+        type=place,
         action="append",
         default=[],
         dest="lists",
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--annotations",
         metavar="FILE",
-        type=Path,
+        type=place,
         action="append",
         default=[],
         help="a csv of Kinetics' annotations; may be repeated",
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--first-label", type=int, choices=(0, 1), help="the number of the first class in lists")
     add("--split-number", metavar="N", type=count, default=1, help="of UCF-101 and HMDB-51 (1)")
     add("--label-from", choices=LABEL_RULES, help="take labels from there, whatever the layout")
-    add("--csv", metavar="FILE", type=Path, help="for --label-from csv: columns path,label")
+    add("--csv", metavar="FILE", type=place, help="for --label-from csv: columns path,label")
     add(
         "--val",
         metavar="FRACTION",
@@ -73,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--val-same", action="store_true", help="validate on the training videos")
     add("--limit-classes", metavar="N", type=count, help="only the first N classes")
     add("--per-class", metavar="N", type=count, help="at most N videos of a class in each split")
-    add("--seed", type=int, default=0, help="which videos are held out or kept (0)")
+    add("--seed", type=seed, default=0, help="which videos are held out or kept (0)")
     add("--fast", action="store_true", help="trust suffixes: do not look into each file")
     add("--dry-run", action="store_true", help="say what would be written; write nothing")
 

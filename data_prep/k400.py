@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.arguments import count, shard
+from data_prep.arguments import shard
 from data_prep.journal import Record, take_shard
 from data_prep.k400_lists import write_lists
 from data_prep.k400_source import SPLITS, gaps
@@ -24,6 +24,7 @@ from data_prep.k400_unpack import (
     unpack_all,
 )
 from data_prep.work import available_cores
+from videogn.cli.arguments import count, place
 from videogn.errors import DataError
 
 _GIGA = 1e9
@@ -33,10 +34,12 @@ _SHOWN = 5  # failed archives; the rest is in summary.json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add = parser.add_argument
-    add("source", metavar="SRC", type=Path, help="the folder of the copy; nothing in it is changed")
-    add("--out", metavar="ROOT", type=Path, required=True, help="the data root to write")
-    add("--videos", metavar="DIR", type=Path, help="where to unpack to (ROOT/videos)")
-    add("--annotations", metavar="PATH", type=Path, help="the csv file, or their folder (SRC)")
+    add(
+        "source", metavar="SRC", type=place, help="the folder of the copy; nothing in it is changed"
+    )
+    add("--out", metavar="ROOT", type=place, required=True, help="the data root to write")
+    add("--videos", metavar="DIR", type=place, help="where to unpack to (ROOT/videos)")
+    add("--annotations", metavar="PATH", type=place, help="the csv file, or their folder (SRC)")
     add("--tars", action="store_true", help="unpack each archive to one plain tar, not to files")
     add("--jobs", metavar="N", type=count, default=available_cores(), help="archives at a time")
     add("--timeout", metavar="SECONDS", type=count, default=7200, help="for one archive (7200)")

@@ -15,13 +15,14 @@ from typing import Any
 
 import av
 
-from data_prep.arguments import count, even, fraction
+from data_prep.arguments import even, fraction
 from data_prep.encode import Settings, encode, unfinished
 from data_prep.journal import Record, Records, shard_journal, take_shard
 from data_prep.progress import number_of, size_text
 from data_prep.roots import Root, add_to_summary, print_untrained, read_root, write_rows
 from data_prep.verify import COLUMNS, describe, fields_of, kind_of, library_version
 from data_prep.work import BadItemError, add_work_arguments, file_stamp, run_all, to_do
+from videogn.cli.arguments import between, count, place
 from videogn.data.pyav_reader import PyAVReader
 from videogn.data.tables import write_text
 from videogn.data.tar import split_member
@@ -37,9 +38,9 @@ _SHOWN_FAILED = 5  # the rest is in failed.csv
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add = parser.add_argument
-    add("root", metavar="ROOT", type=Path, help="the data root to read")
-    add("--out", metavar="NEW", type=Path, required=True, help="the data root to write")
-    add("--videos", metavar="DIR", type=Path, help="where the videos are, instead of source.txt")
+    add("root", metavar="ROOT", type=place, help="the data root to read")
+    add("--out", metavar="NEW", type=place, required=True, help="the data root to write")
+    add("--videos", metavar="DIR", type=place, help="where the videos are, instead of source.txt")
     add(
         "--short-side",
         metavar="PIXELS",
@@ -48,7 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="at most; training at 256 to 320 then enlarges nothing (320)",
     )
     add("--gop", metavar="FRAMES", type=count, default=30, help="from keyframe to keyframe (30)")
-    add("--crf", type=int, choices=range(1, 52), metavar="CRF", default=20, help="1 is best (20)")
+    add(
+        "--crf",
+        type=between(1, 51),
+        metavar="N",
+        default=20,
+        help="quality from 1, the best, to 51 (20)",
+    )
     add("--preset", choices=PRESETS, default="fast", help="of x264: time against size (fast)")
     add("--max-bad", metavar="SHARE", type=fraction, default=0.01, help="else exit code 3 (0.01)")
     add("--write", action="store_true", help="write the csv files from what is recorded, and end")

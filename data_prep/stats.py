@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from data_prep.arguments import count
 from data_prep.progress import length_text, number_of, size_text
 from data_prep.root_stats import Stats, read_stats, remarks, spread
 from data_prep.roots import read_root
 from data_prep.stats_page import write_page
+from videogn.cli.arguments import count, place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add = parser.add_argument
-    add("root", metavar="ROOT", type=Path, help="the data root")
-    add("--out", metavar="FILE", type=Path, help="the page to write (ROOT/stats.html)")
-    add("--videos", metavar="DIR", type=Path, help="where the videos are, instead of source.txt")
+    add("root", metavar="ROOT", type=place, help="the data root")
+    add("--out", metavar="FILE", type=place, help="the page to write (ROOT/stats.html)")
+    add("--videos", metavar="DIR", type=place, help="where the videos are, instead of source.txt")
     add("--frames", type=count, default=64, help="a clip's; shorter videos are counted (64)")
 
 

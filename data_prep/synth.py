@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_prep.arguments import count, even
+from data_prep.arguments import even
+from videogn.cli.arguments import count, place, seed
 from videogn.data.synthetic import MOTIONS, write_synthetic
 from videogn.errors import DataError
 
@@ -17,12 +18,12 @@ from videogn.errors import DataError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add = parser.add_argument
-    add("--out", metavar="DIR", type=Path, required=True, help="the data root to write")
+    add("--out", metavar="DIR", type=place, required=True, help="the data root to write")
     add("--train", type=count, default=240, help="clips for training (240)")
     add("--val", type=count, default=60, help="clips for validation (60)")
     add("--frames", type=count, default=32, help="frames a clip (32)")
     add("--size", type=even, default=64, help="pixels a side, even (64)")
-    add("--seed", type=int, default=0, help="of all that is random (0)")
+    add("--seed", type=seed, default=0, help="of all that is random (0)")
     add("--force", action="store_true", help="replace the manifest in DIR")
 
 

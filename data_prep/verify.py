@@ -19,6 +19,7 @@ from data_prep.journal import Record, Records, shard_journal, take_shard
 from data_prep.progress import length_text, number_of, size_text
 from data_prep.roots import Root, add_to_summary, print_untrained, read_root, write_rows
 from data_prep.work import BadItemError, add_work_arguments, file_stamp, run_all, to_do
+from videogn.cli.arguments import place
 from videogn.data.frame_index import FrameIndex
 from videogn.data.pyav_reader import PyAVReader
 from videogn.data.tables import Columns, read_columns
@@ -50,8 +51,8 @@ _KINDS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add = parser.add_argument
-    add("root", metavar="ROOT", type=Path, help="the data root")
-    add("--videos", metavar="DIR", type=Path, help="where the videos are, instead of source.txt")
+    add("root", metavar="ROOT", type=place, help="the data root")
+    add("--videos", metavar="DIR", type=place, help="where the videos are, instead of source.txt")
     add("--fast", action="store_true", help="decode only the first, middle and last frame of each")
     add("--max-bad", metavar="SHARE", type=fraction, default=0.01, help="else exit code 3 (0.01)")
     add("--drop-bad", action="store_true", help="take bad videos out of train.csv, never of val")

@@ -17,10 +17,11 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO
 
-from data_prep.arguments import count, shard
+from data_prep.arguments import shard
 from data_prep.crew import BadItemError, Crew, Result, StopWorkError, Work, Worker
 from data_prep.journal import Record, Records, Stamp, appending
 from data_prep.progress import Progress
+from videogn.cli.arguments import count
 from videogn.engine.signals import noted_signals
 from videogn.errors import DataError
 

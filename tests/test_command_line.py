@@ -52,6 +52,11 @@ def test_help_shows_ten_examples_and_each_parses() -> None:
         ("test --ckpy x", ["required: --ckpt", "--ckpy: did you mean --ckpt?"]),
         ("--cfgg=demo", ["did you mean --cfg?"]),
         ("fit --cfg demo --frames 8,x", ["--frames: 'x' is no whole number"]),
+        ("completion fihs", ["invalid choice: 'fihs'", "did you mean fish?"]),
+        ("test --ckpt=", ["--ckpt: '' names nothing"]),
+        ("demo --seed -1", ["--seed: -1 is less than 0"]),
+        ("report --thumbnails 99", ["--thumbnails: 99 is not from 0 to 24"]),
+        ("export --ckpt x --format onnx --out y --size 8x", ["--size: '' is no whole number"]),
         ("completion tcsh", ["'tcsh'", "'bash', 'zsh', 'fish'"]),
     ],
 )

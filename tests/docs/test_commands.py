@@ -32,7 +32,7 @@ def check(words: Sequence[str]) -> None:
         case ["python", "run.py", *rest]:
             check_run(rest)
         case ["python", "-m", "data_prep", *rest]:
-            data_prep._parser().parse_args(rest)
+            data_prep._parse(rest)
         case ["python", "-m", module, *_]:
             assert (ROOT / module.replace(".", "/")).exists()
         case ["python3", "-m", "venv", _]:

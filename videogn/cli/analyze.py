@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from videogn.cli.arguments import takes_checkpoint, takes_overrides, whole
+from videogn.cli.arguments import place, takes_checkpoint, takes_overrides, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     takes_checkpoint(parser)
-    parser.add_argument("--out", type=Path, help="folder of the results")
+    parser.add_argument("--out", type=place, help="folder of the results")
     parser.add_argument("--test", action="store_true", help="test the checkpoint first")
     parser.add_argument(
         "--clips",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from pathlib import Path
 
 
 def takes_overrides(parser: argparse.ArgumentParser) -> None:
@@ -16,10 +18,23 @@ def takes_checkpoint(parser: argparse.ArgumentParser) -> None:
     """Lets a command take `--ckpt FILE`, as `args.ckpt`."""
     parser.add_argument(
         "--ckpt",
+        type=given,
         required=True,
         metavar="FILE",
         help="a checkpoint of a run, or a .pt or .safetensors that convert made of one",
     )
+
+
+def given(text: str) -> str:
+    """`text`, which is not empty, as a variable of the shell is that was never set."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' names nothing; is a variable of the shell not set?")
+    return text
+
+
+def place(text: str) -> Path:
+    """The path of a file or folder; "" would silently be the working folder."""
+    return Path(given(text))
 
 
 def whole(text: str) -> int:
@@ -38,6 +53,26 @@ def count(text: str) -> int:
     return value
 
 
+def seed(text: str) -> int:
+    """The whole number in `text`, at least 0."""
+    value = whole(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return value
+
+
+def between(least: int, most: int) -> Callable[[str], int]:
+    """Returns what takes a whole number from `least` to `most` from a text."""
+
+    def number(text: str) -> int:
+        value = whole(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not from {least} to {most}")
+        return value
+
+    return number
+
+
 def counts(text: str) -> list[int]:
     """The whole numbers of "8,32", least first, each at least 1."""
     return sorted({count(number) for number in text.split(",")})
@@ -45,5 +80,5 @@ def counts(text: str) -> list[int]:
 
 def size(text: str) -> tuple[int, int]:
     """(height, width) in pixels of "256" or "256x340"."""
-    height, _, width = text.partition("x")
-    return count(height), count(width or height)
+    height, by, width = text.partition("x")
+    return count(height), count(width if by else height)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from videogn.cli.arguments import place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     what = "a tested run, the folder of a test, or a predictions.csv"
-    parser.add_argument("a", type=Path, metavar="A", help=what)
-    parser.add_argument("b", type=Path, metavar="B", help="another; differences are B - A")
+    parser.add_argument("a", type=place, metavar="A", help=what)
+    parser.add_argument("b", type=place, metavar="B", help="another; differences are B - A")
     parser.add_argument("--json", action="store_true", help="everything, as json")
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from videogn.cli.arguments import between, place
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
-    parser.add_argument("runs", type=Path, nargs="?", default=Path("runs"), help="folder of runs")
+    parser.add_argument(
+        "runs", type=place, nargs="?", default=Path("runs"), help="folder of runs (runs)"
+    )
     parser.add_argument(
         "--thumbnails",
-        type=int,
-        choices=range(25),
+        type=between(0, 24),
         default=6,
         metavar="N",
-        help="right and wrong videos that the page shows of each run (0: open no video)",
+        help="right and wrong videos that the page shows of each run, 0 (opens no video) to 24 (6)",
     )
 
 

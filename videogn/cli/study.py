@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from videogn.cli.arguments import count
+from videogn.cli.arguments import count, place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     parser.add_argument("--cfg", default="study/cpu.yaml", metavar="FILE", help="(study/cpu.yaml)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for all results")
+    parser.add_argument(
+        "--out", type=place, required=True, metavar="FOLDER", help="for all results"
+    )
     parser.add_argument("--jobs", type=count, default=1, help="processes of one thread each (1)")
 
 

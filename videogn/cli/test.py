@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from videogn.cli.arguments import takes_checkpoint, takes_overrides
+from videogn.cli.arguments import place, takes_checkpoint, takes_overrides
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     takes_checkpoint(parser)
-    parser.add_argument("--out", type=Path, help="folder of the results")
+    parser.add_argument("--out", type=place, help="folder of the results")
     takes_overrides(parser)
 
 
