@@ -97,7 +97,8 @@ def find_copy(source: Path, *, skip: Sequence[Path] = ()) -> Copy:
     into 260,000 files takes an hour on a network file system, and `verify` does so anyway.
     """
     if not source.is_dir():
-        raise DataError(f"{source}: no such folder; give the one that holds train and val")
+        what = "is a file, not a folder" if source.exists() else "no such folder"
+        raise DataError(f"{source}: {what}; give the one that holds train and val")
     copy = Copy(source)
     for file in _walk(source, {folder.resolve() for folder in skip}):
         path = file.relative_to(source).as_posix()

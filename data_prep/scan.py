@@ -18,6 +18,7 @@ from videogn.data.containers import begins_like_video, is_video
 from videogn.data.manifest import why_unusable
 from videogn.data.tar import HEADER_ERRORS, Member, list_members
 from videogn.errors import DataError
+from videogn.nearest import did_you_mean
 
 T = TypeVar("T")
 
@@ -27,6 +28,7 @@ VIDEO_SUFFIXES = (
     *(".flv", ".wmv", ".asf", ".3gp", ".ogv", ".ogg", ".vob"),
 )
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst")
+_LISTS = (".csv", ".tsv", ".txt", ".json")
 _IMAGES = (".jpg", ".jpeg", ".png")
 _NOTES = (".cls", ".json")  # beside a video of the same name in an archive
 _MAX_NOTE = 65_536  # bytes
@@ -57,7 +59,7 @@ def scan_videos(source: Path, *, skip: Iterable[Path] = (), fast: bool = False) 
     DataError when there is no video.
     """
     if not source.is_dir():
-        raise DataError(f"{source}: no such folder; give the folder that holds the videos")
+        raise _no_folder(source)
     scan, skip = Scan(source.resolve()), set(skip)
     closed: dict[Path, str] = {}
     for entry in _reported(_walk(scan.source, closed)):
@@ -175,6 +177,26 @@ def _scan_archive(scan: Scan, archive: str, *, fast: bool) -> None:
                 scan.videos.append(path)
     except (OSError, tarfile.TarError, *HEADER_ERRORS) as error:
         scan.ignored[archive] = f"an archive that cannot be read: {error}"
+
+
+def _no_folder(source: Path) -> DataError:
+    """What to say of `source`, which is no folder: what it is, and what to give instead."""
+    if not source.exists():
+        beside = [path.name for path in source.parent.glob("*") if path.is_dir()]
+        near = did_you_mean(source.name, beside)
+        return DataError(
+            f"{source}: no such folder{near or '; give the one that holds the videos'}"
+        )
+    folder, name = source.parent, source.name.lower()
+    if name.endswith((".tar", *_COMPRESSED)):
+        told = f"is an archive; give the folder that it lies in, {folder}"
+    elif name.endswith(_LISTS):
+        told = f"is a file, not a folder; give the folder of the videos, and --list {source}"
+    elif source.is_file() and is_video(source):
+        told = f"is one video; give the folder of all videos, such as {folder}"
+    else:
+        told = "is a file, not a folder; give the folder that holds the videos"
+    return DataError(f"{source}: {told}")
 
 
 def _no_video(scan: Scan) -> DataError:

@@ -313,3 +313,54 @@ def test_folders_train_and_val_are_the_splits(
     (source / "other" / "video.mp4").write_bytes(clip)
     assert run("index", source, "--out", out, "--label-from", "folder", "--split-folders") == 3
     assert "other/video.mp4: lies in no folder train or val" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("videos/clip.mp4", "is one video; give the folder of all videos, such as videos"),
+        ("list.csv", "is a file, not a folder; give the folder of the videos, and --list list.csv"),
+        ("shard.tar", "is an archive; give the folder that it lies in, ."),
+        ("empty", "is a file, not a folder; give the folder that holds the videos"),
+        ("vidoes", "no such folder; did you mean videos?"),
+        ("gone", "no such folder; give the one that holds the videos"),
+    ],
+)
+def test_a_source_that_is_no_folder_is_told_what_to_give(
+    tmp_path: Path,
+    name: str,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("videos").mkdir()
+    Path("videos/clip.mp4").write_bytes(b"\0\0\0\x20ftypisom")
+    Path("list.csv").write_text("no list at all\n")
+    for empty in ("empty", "shard.tar"):
+        Path(empty).touch()
+    assert main(["index", name, "--out", "root"]) == 3
+    assert capsys.readouterr().err == f"error: {name}: {words}\n"
+    assert not Path("root").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("idnex videos --out x", "there is no command 'idnex'; did you mean index?"),
+        ("index videos --otu x", "--otu: did you mean --out?"),
+        ("index videos --out x --layout treee", "did you mean tree?"),
+        ("index videos --out x --val some", "--val: 'some' is no number, such as 0.1"),
+        ("index videos --out x --per-class few", "--per-class: 'few' is no whole number"),
+        ("index videos --out x --seed -1", "--seed: -1 is less than 0"),
+        ("index videos --out=", "--out: '' names nothing"),
+        ("reencode root --out x --crf 99", "--crf: 99 is not from 1 to 51"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_what_was_wanted(
+    line: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(line.split())
+    assert caught.value.code == 2
+    assert words in capsys.readouterr().err
