@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.study.tiny import SECTION, write_study
 from videogn.cli import main
-from videogn.errors import ConfigError
+from videogn.errors import ConfigError, MemoryExhaustedError
 from videogn.runs import read_records
 from videogn.study import run as run_module
 from videogn.study import write
@@ -132,6 +135,23 @@ def test_the_command_trains_and_tells(tmp_path: Path, capsys: pytest.CaptureFixt
     assert len(read_records(tmp_path / "out" / "trials.jsonl")) == 3
     assert main(["study", "--cfg", "demo.yaml", "--out", str(tmp_path)]) == 2
     assert "is no study" in capsys.readouterr().err
+
+
+class Fatal:
+    """Ends the process that it is sent to, as the system does when memory runs out."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (1,)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_study_with_a_word() -> None:
+    with (
+        pytest.raises(MemoryExhaustedError, match=r"was killed, .* with fewer --jobs"),
+        run_module._workers(2) as run,
+    ):
+        list(run([Fatal()]))  # type: ignore[list-item]
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.slow

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing.pool import Pool
 from pathlib import Path
 
 import torch
@@ -17,7 +21,7 @@ from videogn.engine.durable import sync_file
 from videogn.engine.lock import locked
 from videogn.engine.progress import log_to_terminal, track
 from videogn.engine.record_file import RecordFile
-from videogn.errors import ConfigError
+from videogn.errors import ConfigError, MemoryExhaustedError
 from videogn.runs import environment, read_json, read_records, write_json
 from videogn.study.plan import Study, Trial, read_study
 from videogn.study.records import Done, as_record, choose_rates, from_record, with_rates
@@ -113,28 +117,66 @@ def _tell(done: Done) -> None:
 class _Run:
     """Does work in as many processes as asked for, and yields what comes of it as it comes."""
 
-    def __init__(self, pool: Pool | None) -> None:
+    def __init__(self, pool: ProcessPoolExecutor | None) -> None:
         self.pool = pool
 
     def __call__(self, work: Sequence[tuple[Study, Trial, bool]]) -> Iterator[Done]:
         if self.pool is None:
             return map(_one, work)
-        return self.pool.imap_unordered(_one, work)
+        answers = [self.pool.submit(_one, each) for each in work]
+        return (answer.result() for answer in as_completed(answers))
 
 
 @contextmanager
 def _workers(jobs: int) -> Iterator[_Run]:
+    """Yields what does work.
+
+    Raises:
+        MemoryExhaustedError: a process was killed; a multiprocessing.Pool would wait for it.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         if jobs == 1:
             yield _Run(None)
-        else:  # spawned: CUDA does not survive a fork
-            context = multiprocessing.get_context("spawn")
-            with context.Pool(jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        else:
+            with _processes(jobs) as pool:
                 yield _Run(pool)
+    except BrokenProcessPool as error:
+        raise MemoryExhaustedError(
+            "the process of a trial was killed, as the system does when memory runs out; what is "
+            "done is on record: run the same again with fewer --jobs"
+        ) from error
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def _processes(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Yields processes of one thread each; whatever ends the work ends them, in mid-trial."""
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin) as pool:
+        try:
+            yield pool
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _begin() -> None:
+    """Prepares a process; Ctrl-C, which a terminal sends to all, is for the first one to heed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the first one is gone, which a killed one cannot ask for."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _one(work: tuple[Study, Trial, bool]) -> Done:
