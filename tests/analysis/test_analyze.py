@@ -166,3 +166,29 @@ def test_a_part_that_fails_does_not_take_the_others_with_it(
     assert "The noise of batches: out of memory in the noise of batches on cpu" in said
     assert "Heat: " in said
     assert (tmp_path / "analysis_x_000000006" / "cam_val_0.mp4").stat().st_size > 0
+
+
+def test_videos_that_cannot_be_read_are_named_and_the_others_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured: list[int] = []
+    monkeypatch.setattr(
+        "videogn.analysis.analyze.measure_noise",
+        lambda model, clips, *_, **__: measured.append(len(clips)),
+    )
+    root = make_root(tmp_path / "root", train=1, val=9)
+    (root / "videos" / "val_3.mp4").write_bytes(b"no video")
+    path = write_checkpoint(tmp_path / "x.pt", f"data.root={root}", classes=CLASSES)
+    assert analyze(path) == 3
+    said = capsys.readouterr().out
+    assert re.search(r"The noise of batches: without .*val_3\.mp4: does not begin like", said)
+    assert measured == [8]
+
+
+@pytest.mark.parametrize("words", [["--clips", "8"], ["data.root=/nowhere"], ["--test"]])
+def test_data_that_were_asked_for_and_are_gone_are_a_failure(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_checkpoint(tmp_path / "x.pt", "data.root=/nowhere")
+    assert analyze(path, *words) == 3
+    assert "/nowhere: no such data root" in capsys.readouterr().out

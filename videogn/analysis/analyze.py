@@ -133,9 +133,11 @@ def _add_noise(found: Analysis, wish: Wish, config: Config, model: torch.nn.Modu
     advice = f"--clips {max(wish.clips // 2, FEWEST_CLIPS)}"  # the largest batch is half of them
     try:
         with memory.explained(lambda: "the noise of batches", device, lambda: [advice]):
-            clips = _clips(config, wish.clips, device)
+            clips = _clips(found, config, wish.clips, device)
             found.noise = measure_noise(model, clips, found.norm, rounds=wish.rounds)
-    except DataError as error:  # no failure: it is measured unasked, and the data may be elsewhere
+    except DataError as error:
+        if wish.needs_clips:
+            raise
         found.missing.append(f"The noise of batches: {error}")
 
 
@@ -151,14 +153,24 @@ def _noted_if_it_fails(found: Analysis, part: str) -> Iterator[None]:
         found.exit_code = found.exit_code or error.exit_code
 
 
-def _clips(config: Config, count: int, device: torch.device) -> list[Tensor]:
-    """Returns one augmented clip of each of `count` validation videos, as BN would see them."""
+def _clips(found: Analysis, config: Config, count: int, device: torch.device) -> list[Tensor]:
+    """Returns one augmented clip of each of `count` validation videos, as BN would see them.
+
+    Videos that cannot be read are left out and named.
+    """
     manifest = build.build_manifest(config, "val")
     batches = build.build_sample_loader(config, manifest, count, batch_size=4)
     to_input = build.build_to_input(config, device)
     total = -(-min(count, len(manifest)) // 4)
     read = track(batches, total=total, what="reading clips", unit="batches")
-    return [clip for batch in read if len(batch.clips) for clip in to_input(batch.clips)]
+    clips: list[Tensor] = []
+    for batch in read:
+        if len(batch.clips):
+            clips += to_input(batch.clips)
+        for bad in batch.bad:
+            found.missing.append(f"The noise of batches: without {bad.path}: {bad.reason}.")
+            found.exit_code = found.exit_code or DataError.exit_code
+    return clips
 
 
 def _add_cam(

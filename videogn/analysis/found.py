@@ -23,6 +23,7 @@ class Wish:
         out: folder of the results; None for one beside the run's checkpoints.
         test: test the checkpoint first, in that folder.
         clips: of the validation videos, for the noise of the statistics; 0 leaves it out.
+        needs_clips: whether it fails without them; else they are taken if the data are here.
         rounds: companies that each of them meets.
         videos: to draw heat on.
         label: the class that the heat is for; None for what a video is taken for.
@@ -34,6 +35,7 @@ class Wish:
     out: Path | None
     test: bool
     clips: int
+    needs_clips: bool
     rounds: int
     videos: Sequence[str]
     label: str | None

@@ -11,14 +11,14 @@ from videogn.cli.arguments import place, takes_checkpoint, takes_overrides, whol
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     takes_checkpoint(parser)
-    parser.add_argument("--out", type=place, help="folder of the results")
+    parser.add_argument("--out", type=place, help="folder of the results (analysis_... in the run)")
     parser.add_argument("--test", action="store_true", help="test the checkpoint first")
     parser.add_argument(
         "--clips",
         type=_clips,
-        default=64,
         metavar="N",
-        help="validation clips to measure the noise of batches on, 8 or more (64); 0: none",
+        help="validation clips to measure the noise of batches on, 8 or more (64, if the data are "
+        "here); 0: none",
     )
     parser.add_argument(
         "--rounds", type=_rounds, default=3, metavar="N", help="batches that each clip is in (3)"
@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
         overrides=overrides,
         out=args.out,
         test=args.test,
-        clips=args.clips,
+        clips=64 if args.clips is None else args.clips,
+        needs_clips=bool(args.clips) or any(word.startswith("data.") for word in overrides),
         rounds=args.rounds,
         videos=[video for video in args.cam if video not in overrides],
         label=args.label,
