@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
+from functools import cache
 from typing import Any
 
 import pytest
@@ -31,8 +32,10 @@ def thin(kind: str, recompute: str, **norm: Any) -> I3DResNet:
     return model.train()
 
 
-def trained(model: I3DResNet) -> dict[str, Tensor]:
+@cache
+def trained(kind: str, recompute: str, sub_batch: int | None) -> dict[str, Tensor]:
     """All gradients and buffers after steps, of which the later see what the first left behind."""
+    model = thin(kind, recompute, sub_batch=sub_batch)
     random = torch.Generator().manual_seed(1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     for step in range(3):
@@ -48,8 +51,8 @@ def trained(model: I3DResNet) -> dict[str, Tensor]:
 @pytest.mark.parametrize("mode", ["norm", "block"])
 @pytest.mark.parametrize(("kind", "sub_batch"), [*((kind, None) for kind in KINDS), ("bn", 1)])
 def test_recomputation_changes_no_bit(kind: str, sub_batch: int | None, mode: str) -> None:
-    expected = trained(thin(kind, "none", sub_batch=sub_batch))
-    have = trained(thin(kind, mode, sub_batch=sub_batch))
+    expected = trained(kind, "none", sub_batch)
+    have = trained(kind, mode, sub_batch)
     assert have.keys() == expected.keys()
     assert [name for name in have if not torch.equal(have[name], expected[name])] == []
     counters = [value for name, value in have.items() if name.endswith("num_batches_tracked")]
