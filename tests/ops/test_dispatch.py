@@ -67,6 +67,11 @@ def test_an_old_gpu_is_given_to_aten(monkeypatch: pytest.MonkeyPatch) -> None:
             dispatch.choose("triton", x)
 
 
+def test_the_mark_of_a_constant_is_that_of_torch() -> None:
+    marked = torch.compiler.assume_constant_result(lambda: None)
+    assert vars(dispatch._old_gpu) == vars(marked) != {}
+
+
 @pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
 def test_a_layout_that_costs_a_copy_is_told() -> None:
     with FakeTensorMode():

@@ -53,12 +53,15 @@ def _obstacle(x: Tensor) -> str | None:
     return None if _INTERPRETED else f"x is on {x.device}, and the kernels run on CUDA"
 
 
-@torch.compiler.assume_constant_result
 def _old_gpu(index: int) -> str | None:
     """What the GPU lacks, or None; without a GPU (fake tensors) nothing is lacking."""
     if not torch.cuda.is_available() or torch.cuda.get_device_capability(index) >= _CAPABILITY:
         return None
     return f"GPU {index} is older than compute capability {_CAPABILITY[0]}.{_CAPABILITY[1]}"
+
+
+# As torch.compiler.assume_constant_result marks it, which imports the whole compiler: a second.
+vars(_old_gpu).update(_dynamo_marked_constant=True)
 
 
 def _warn_of_layout(x: Tensor) -> None:
