@@ -152,6 +152,14 @@ def test_processes_that_do_not_meet_are_a_note_in_time() -> None:
     assert "within 0.05 s" in found.said
 
 
+@pytest.mark.slow
+def test_processes_that_fail_are_told_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "no_such_one")
+    found = processes.together()
+    assert found.state == "note"
+    assert re.fullmatch("torchrun failed: RuntimeError: .*no_such_one.*", found.said)
+
+
 def test_the_table_puts_advice_below_its_line() -> None:
     findings = [Finding("one", "ok", "fine"), Finding("another", "bad", "broken", "mend it")]
     assert table(findings).splitlines() == [
@@ -173,13 +181,14 @@ def test_the_exit_code_tells_whether_something_must_be_mended(
 
 
 @pytest.mark.slow
-def test_this_machine_is_examined_in_less_than_20_seconds(tmp_path: Path) -> None:
+def test_this_machine_is_examined_in_less_than_10_seconds(tmp_path: Path) -> None:
     """Of CPU time, those of its processes included: a busy machine is no fault of ours."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     words = [sys.executable, str(ROOT / "run.py"), "doctor", "--json"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime - before.ru_utime < 20
+    taken = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert taken < 10  # 6.0 measured
     found = {finding["name"]: finding for finding in json.loads(done.stdout)}
     assert done.returncode == 2 * any(one["state"] == "bad" for one in found.values())
     assert found["processes"]["state"] == "ok"
