@@ -88,7 +88,7 @@ def _set_limits(ax: Axes, last: float, low: float, high: float) -> None:
     room = 0.04 * (high - low) or 1.0
     ax.set_xlim(0, 1.03 * last or 1.0)
     ax.set_ylim(low - room, high + room)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True))
 
 
 def draw_table8(rows: Sequence[Row]) -> Figure:

@@ -102,41 +102,48 @@ def _problems(problems: Sequence[str]) -> str:
 
 
 def _table8(rows: Sequence[Row]) -> str:
-    scale = _Scale(rows)
-    names = [*HEADER, "top-1"]
-    body = [
-        [
-            *(_number_first(cell) for cell in cells_of(row)[:2]),
-            Cell(row.cell.norm, markup=chip(row.cell.norm)),
-            *(_number_first(cell) for cell in cells_of(row)[3:]),
-            Cell(value=row.cell.top1, css="scale", markup=scale.markup(row)),
-        ]
-        for row in rows
-    ]
-    changed = [
-        [change[0], Cell(change[1], markup=chip(change[1])), *map(_number_first, change[2:])]
-        for change in map(cells_of_change, changes(rows))
-    ]
+    """Returns Table 8 and its changes; without a run of ours, columns of the paper alone."""
     filled = any(row.runs for row in rows)
+    said, changed = list(map(cells_of, rows)), list(map(cells_of_change, changes(rows)))
+    scale = _Scale(rows)
+    names, body = _filled_columns(HEADER, said)
+    body = [
+        [*cells, Cell(value=row.cell.top1, css="scale", markup=scale.markup(row))]
+        for row, cells in zip(rows, body, strict=True)
+    ]
     remark = (
-        ""
+        "Ring: the paper's top-1. Dot: ours. The paper: arXiv:1803.08494."
         if filled
-        else paragraph("No run here is one of these experiments: the paper's numbers stand alone.")
+        else "No run here is one of these experiments: the numbers are those of arXiv:1803.08494."
     )
     return (
         '<h2 id="table8">Table 8: I3D ResNet-50 on Kinetics-400</h2>'
         + section(
             "Accuracy of the 10-clip test, percent",
-            remark,
-            table("Table 8, ours beside the paper's", names, body, words=0),
-            paragraph("Ring: the paper's top-1. Dot: ours. The paper: arXiv:1803.08494."),
+            table("Table 8, ours beside the paper's", [*names, "top-1"], body, words=0),
+            paragraph(remark),
             *(paragraph(f"Protocol: {protocol}.") for protocol in protocols(rows)),
         )
         + section(
             "What the paper concludes from it: changes of top-1 / top-5, points",
-            table("Changes between cells of Table 8", CHANGES_HEADER, changed, words=2),
+            table("Changes of Table 8", *_filled_columns(CHANGES_HEADER, changed), words=2),
         )
     )
+
+
+def _filled_columns(
+    header: Sequence[str], texts: Sequence[Sequence[str]]
+) -> tuple[list[str], list[list[Cell]]]:
+    """Returns the names and cells of the columns in which any row says something."""
+    kept = [at for at in range(len(header)) if any(row[at] for row in texts)]
+    body = [[_cell(header[at], row[at]) for at in kept] for row in texts]
+    return [header[at] for at in kept], body
+
+
+def _cell(name: str, text: str) -> Cell:
+    if name == "norm":
+        return Cell(text, markup=chip(text))
+    return Cell(text) if name == "change" else _number_first(text)
 
 
 def _number_first(text: str) -> Cell:
