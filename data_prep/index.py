@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--classes", metavar="FILE", help="the class names by id; kinetics400: those of Kinetics")
     add("--first-label", type=int, choices=(0, 1), help="the number of the first class in lists")
-    add("--split-number", metavar="N", type=count, default=1, help="of UCF-101 and HMDB-51 (1)")
+    add("--split-number", metavar="N", type=count, default=1, help="split of UCF-101, HMDB-51 (1)")
     add("--label-from", choices=LABEL_RULES, help="take labels from there, whatever the layout")
     add("--csv", metavar="FILE", type=place, help="for --label-from csv: columns path,label")
     add(

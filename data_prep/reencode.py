@@ -57,7 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="quality from 1, the best, to 51 (20)",
     )
     add("--preset", choices=PRESETS, default="fast", help="of x264: time against size (fast)")
-    add("--max-bad", metavar="SHARE", type=fraction, default=0.01, help="else exit code 3 (0.01)")
+    add(
+        "--max-bad",
+        metavar="SHARE",
+        type=fraction,
+        default=0.01,
+        help="bad videos; more end with 3 (0.01)",
+    )
     add("--write", action="store_true", help="write the csv files from what is recorded, and end")
     add_work_arguments(parser, timeout=600)
 

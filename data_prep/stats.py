@@ -17,7 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("root", metavar="ROOT", type=place, help="the data root")
     add("--out", metavar="FILE", type=place, help="the page to write (ROOT/stats.html)")
     add("--videos", metavar="DIR", type=place, help="where the videos are, instead of source.txt")
-    add("--frames", type=count, default=64, help="a clip's; shorter videos are counted (64)")
+    add(
+        "--frames",
+        metavar="T",
+        type=count,
+        default=64,
+        help="of a clip; shorter videos are counted (64)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -54,7 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("root", metavar="ROOT", type=place, help="the data root")
     add("--videos", metavar="DIR", type=place, help="where the videos are, instead of source.txt")
     add("--fast", action="store_true", help="decode only the first, middle and last frame of each")
-    add("--max-bad", metavar="SHARE", type=fraction, default=0.01, help="else exit code 3 (0.01)")
+    add(
+        "--max-bad",
+        metavar="SHARE",
+        type=fraction,
+        default=0.01,
+        help="bad videos; more end with 3 (0.01)",
+    )
     add("--drop-bad", action="store_true", help="take bad videos out of train.csv, never of val")
     add("--write", action="store_true", help="write the csv files from what is recorded, and end")
     add_work_arguments(

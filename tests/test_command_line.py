@@ -6,9 +6,11 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from data_prep import __main__ as data_prep
 from videogn import cli
 from videogn.cli.shells import bash, fish, zsh
 from videogn.cli.vocabulary import vocabulary
@@ -70,6 +72,45 @@ def test_a_misspelt_word_is_answered_with_the_right_one(
 
 def test_an_abbreviated_option_is_no_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean" not in refused(capsys, "test", "--ck")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            "--cfg demo --processes 2",
+            "--processes 2 is for --dry-run; start so many with `torchrun",
+        ),
+        ("export --ckpt x.pt --format onnx --out x.pt", "--out x.pt is the checkpoint itself"),
+        ("export --ckpt x.pt --format onnx --out .", "--out . is a folder; name the file"),
+        ("config --diff demo .", ". holds no config.yaml"),
+        ("config --explain optim seed=1", "'seed=1' overrides nothing here"),
+    ],
+)
+def test_what_would_do_something_else_is_refused(
+    line: str,
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.pt").touch()
+    assert cli.main(line.split()) == 2
+    assert capsys.readouterr().err.startswith(f"error: {words}")
+
+
+@pytest.mark.parametrize("module", [cli, data_prep])
+def test_every_argument_of_every_command_has_a_line_of_help(module: ModuleType) -> None:
+    for name in module.COMMANDS:
+        for action in module.command_parser(name)._actions:
+            assert action.help, f"{name} {action.option_strings or action.dest}"
+
+
+def test_a_path_is_completed_with_files() -> None:
+    takes = {c.name: {o.flags[0]: o.takes for o in c.options} for c in vocabulary().commands}
+    assert (takes["test"]["--out"], takes["test"]["--ckpt"]) == ("file", "file")
+    assert (takes["demo"]["--seed"], takes["demo"]["--debug"]) == ("word", "")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

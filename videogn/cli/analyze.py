@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--class", dest="label", metavar="NAME", help="class to look for (the predicted one)"
     )
-    parser.add_argument("--layer", default="layer4", help="whose maps are looked at (layer4)")
+    parser.add_argument(
+        "--layer", default="layer4", metavar="NAME", help="whose maps are looked at (layer4)"
+    )
     takes_overrides(parser)
 
 

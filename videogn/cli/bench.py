@@ -18,18 +18,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "more",
         nargs="*",
-        metavar="video | key=value",
+        metavar="VIDEO or key=value",
         help="decode: footage to use, else it is made up; step: overrides of the configuration",
     )
     parser.add_argument("--out", type=place, metavar="FILE", help="write the figures as JSON")
-    parser.add_argument("--rounds", type=count, default=5, help="medians of so many (5)")
-    step = parser.add_argument_group("step")
-    step.add_argument("--cfg", default="i3d_gn_64f", metavar="FILE", help="the network, the device")
-    step.add_argument(
-        "--frames", type=counts, metavar="T,...", help="of a clip; else as configured"
+    parser.add_argument(
+        "--rounds", type=count, default=5, metavar="N", help="medians of so many (5)"
     )
-    step.add_argument("--size", type=count, help="pixels of a clip's side; else as configured")
-    step.add_argument("--batch", type=count, help="clips of a step; else as configured")
+    step = parser.add_argument_group("step")
+    step.add_argument(
+        "--cfg",
+        default="i3d_gn_64f",
+        metavar="FILE",
+        help="the network and the device (i3d_gn_64f)",
+    )
+    step.add_argument(
+        "--frames", type=counts, metavar="T,...", help="frames of a clip; else as configured"
+    )
+    step.add_argument(
+        "--size", type=count, metavar="S", help="pixels of a clip's side; else as configured"
+    )
+    step.add_argument(
+        "--batch", type=count, metavar="N", help="clips of a step; else as configured"
+    )
     step.add_argument(
         "--compile", action="store_true", help="compiled networks and CUDA graphs too: minutes"
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videogn.cli.arguments import takes_overrides
+from videogn.errors import ConfigError
 
 if TYPE_CHECKING:
     from videogn.config.settings import Settings
@@ -30,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     import json
+
+    if args.overrides and (args.schema or args.explain is not None):
+        raise ConfigError(f"{args.overrides[0]!r} overrides nothing here; leave it out")
 
     from videogn.config import load_settings
     from videogn.config.explain import explain, settings_table
@@ -60,6 +64,8 @@ def _settings_of(source: str, overrides: list[str]) -> Settings:
     from videogn.config import load_settings
 
     if Path(source).is_dir():
+        if not (Path(source) / "config.yaml").exists():
+            raise ConfigError(f"{source} holds no config.yaml; give the folder of one run")
         return load_settings(Path(source) / "config.yaml", overrides)
     if Path(source).suffix == ".pt":
         return _settings_of_checkpoint(source, overrides)

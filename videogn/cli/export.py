@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from videogn.cli.arguments import count, place, size, takes_checkpoint
+from videogn.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     takes_checkpoint(parser)
-    parser.add_argument("--format", required=True, choices=("onnx", "torch_export"))
-    parser.add_argument("--out", type=place, required=True, metavar="FILE")
-    parser.add_argument("--frames", type=count, help="of a clip; else as in training")
+    parser.add_argument(
+        "--format", required=True, choices=("onnx", "torch_export"), help="what to write"
+    )
+    parser.add_argument(
+        "--out", type=place, required=True, metavar="FILE", help="the file to write"
+    )
+    parser.add_argument(
+        "--frames", type=count, metavar="T", help="frames of a clip; else as in training"
+    )
     parser.add_argument("--size", type=size, help="pixels, 256 or 256x340 (HxW); else as trained")
     parser.add_argument("--check", action="store_true", help="run FILE and compare its logits")
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
+    if args.out.is_dir():  # what would be found out after a minute's work
+        raise ConfigError(f"--out {args.out} is a folder; name the file to write")
+    if args.out.exists() and Path(args.ckpt).exists() and args.out.samefile(args.ckpt):
+        raise ConfigError(f"--out {args.out} is the checkpoint itself; choose another name")
+
     from videogn.export import export_checkpoint
 
     line = export_checkpoint(

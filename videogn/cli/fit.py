@@ -11,11 +11,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     parser.add_argument("--cfg", required=True, metavar="FILE", help="an experiment")
     parser.add_argument(
-        "--memory", type=_gigabytes, metavar="GB", help="of a GPU; else the present device's"
+        "--memory", type=_gigabytes, metavar="GB", help="gigabytes of a GPU; else of this device"
     )
-    parser.add_argument("--frames", type=counts, default=[32, 64], help="of a clip (32,64)")
     parser.add_argument(
-        "--batch", type=counts, default=[1, 2, 4, 8, 16], help="clips of a step (1,2,4,8,16)"
+        "--frames", type=counts, default=[32, 64], metavar="T,...", help="frames of a clip (32,64)"
+    )
+    parser.add_argument(
+        "--batch",
+        type=counts,
+        default=[1, 2, 4, 8, 16],
+        metavar="N,...",
+        help="clips of a step (1,2,4,8,16)",
     )
     takes_overrides(parser)
 

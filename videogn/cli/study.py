@@ -9,7 +9,9 @@ from videogn.cli.arguments import count, place
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
-    parser.add_argument("--cfg", default="study/cpu.yaml", metavar="FILE", help="(study/cpu.yaml)")
+    parser.add_argument(
+        "--cfg", default="study/cpu.yaml", metavar="FILE", help="a study (study/cpu.yaml)"
+    )
     parser.add_argument(
         "--out", type=place, required=True, metavar="FOLDER", help="for all results"
     )

@@ -10,7 +10,7 @@ from videogn.cli.arguments import place, takes_checkpoint, takes_overrides
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     takes_checkpoint(parser)
-    parser.add_argument("--out", type=place, help="folder of the results")
+    parser.add_argument("--out", type=place, help="folder of the results (test_... in the run)")
     takes_overrides(parser)
 
 

@@ -6,6 +6,7 @@ import argparse
 import os
 
 from videogn.cli.arguments import count, takes_overrides
+from videogn.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="print the plan; nothing is run or written"
     )
     parser.add_argument(
-        "--processes", type=count, metavar="N", help="with --dry-run: plan for so many"
+        "--processes", type=count, metavar="N", help="with --dry-run: plan for so many (1)"
     )
     takes_overrides(parser)
 
@@ -31,6 +32,12 @@ def run(args: argparse.Namespace) -> None:
         if os.environ.get("RANK", "0") == "0":
             print(plan(config, args.processes or int(os.environ.get("WORLD_SIZE", "1"))))
         return
+
+    if args.processes:
+        raise ConfigError(
+            f"--processes {args.processes} is for --dry-run; start so many with `torchrun "
+            f"--nproc_per_node {args.processes} run.py --cfg ...`"
+        )
 
     from videogn.experiment import run_training
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
 from videogn.cli import COMMANDS, command_parser
+from videogn.cli.arguments import given, place
 from videogn.config import CONFIG_DIR
 from videogn.config.keys import keys
 from videogn.config.typed import choices
@@ -75,7 +77,7 @@ def _command(name: str, purpose: str) -> Command:
 
 def _option(action: argparse.Action) -> Option:
     words = tuple(str(word) for word in action.choices or ())
-    takes = "word" if words or action.type is not None else "file"
+    takes = "file" if not words and action.type in (None, Path, place, given) else "word"
     if action.nargs == 0:
         takes = ""
     elif action.dest == "cfg":
