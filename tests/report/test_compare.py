@@ -13,7 +13,14 @@ import pytest
 
 from videogn.cli import main
 from videogn.errors import DataError
-from videogn.report.compare import compare, load_test, mcnemar, paired, paired_interval
+from videogn.report.compare import (
+    bootstrap_interval,
+    compare,
+    load_test,
+    mcnemar,
+    paired,
+    paired_interval,
+)
 from videogn.report.comparison_text import describe
 from videogn.report.predictions import Prediction
 
@@ -71,6 +78,23 @@ def test_the_interval_is_the_normal_one_with_a_video_more_to_each_side() -> None
     assert paired_interval(4, 10, 96) == pytest.approx(wanted)
     assert paired_interval(10, 4, 96) == pytest.approx((-wanted[1], -wanted[0]))
     assert paired_interval(0, 1, 1) == (pytest.approx(-73.3, abs=0.1), 100.0)  # no more than all
+
+
+def test_the_bootstrap_is_that_of_drawing_videos_one_by_one() -> None:
+    rng = np.random.default_rng(1)
+    differences = np.array([-1] * 30 + [1] * 60 + [0] * 210)
+    drawn = rng.choice(differences, size=(20_000, 300)).mean(axis=1) * 100
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    assert bootstrap_interval(30, 60, 300) == pytest.approx((low, high), abs=0.35)
+    assert bootstrap_interval(3, 9, 96) == bootstrap_interval(3, 9, 96)  # the same each time
+    assert bootstrap_interval(0, 0, 96) == (0.0, 0.0)
+
+
+def test_both_intervals_are_told() -> None:
+    a, b = [True] * 3 + [False] * 93, [False] * 3 + [True] * 9 + [False] * 84
+    found = paired(a, b)
+    assert (found.low, found.high) == paired_interval(3, 9, 96)
+    assert (found.bootstrap_low, found.bootstrap_high) == bootstrap_interval(3, 9, 96)
 
 
 def test_where_many_videos_differ_the_interval_is_that_of_drawing_videos_one_by_one() -> None:

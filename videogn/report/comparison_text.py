@@ -14,13 +14,14 @@ _SHOWN_VIDEOS = 5
 def describe(found: Comparison, a: str, b: str) -> str:
     """Returns the differences, the classes that changed most, and videos only one got right."""
     rows = [_row("top-1", found.top1), _row("top-5", found.top5)]
-    header = ["", "A, %", "B, %", "B - A", "95 % interval", "only A right", "only B right", "p"]
+    header = ["", "A, %", "B, %", "B - A", "95 % interval", "bootstrap"]
+    header += ["only A right", "only B right", "p"]
     parts = [
         f"A: {printable(a)}\nB: {printable(b)}\n{_count(found.videos)}{_failed(found)}",
         markdown_table(header, rows),
-        "Interval: Bonett and Price's, of pairs. p: McNemar's exact test. Both tell how far other "
-        "videos could change the difference; how far other seeds of the training could, they do "
-        "not tell.",
+        "Interval: Bonett and Price's, of pairs; the bootstrap over the videos is too narrow where "
+        "few differ. p: McNemar's exact test. All tell how far other videos could change the "
+        "difference; how far other seeds of the training could, they do not tell.",
     ]
     changed = [c for c in found.classes if c.change]
     if changed:
@@ -58,6 +59,7 @@ def _row(what: str, one: Paired) -> list[str]:
         f"{one.b:.2f}",
         f"{one.difference:+.2f}",
         f"{one.low:+.2f} to {one.high:+.2f}",
+        f"{one.bootstrap_low:+.2f} to {one.bootstrap_high:+.2f}",
         str(one.only_a),
         str(one.only_b),
         f"{one.p:.2g}",
