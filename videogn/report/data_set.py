@@ -221,7 +221,7 @@ def _cost(runs: Sequence[Run]) -> str:
         rows.append(
             [
                 _name(run),
-                hardware(run),
+                Cell(hardware(run), css="phrase"),
                 Cell(str(run.env.get("started", ""))[:16].replace("T", " "), css="nowrap"),
                 _number(cost.clips, ",d"),
                 _number(rate, ",.1f") if rate else Cell(),
