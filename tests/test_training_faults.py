@@ -107,7 +107,7 @@ def test_exhausted_memory_ends_with_5_one_sentence_and_three_overrides(
     assert error.startswith("error: out of memory in step 3 on cpu, after a peak of ")
     assert error.endswith(
         "GB; try optim.clips_per_gpu=1 optim.accumulate=2, or model.recompute=block, or "
-        "optim.amp=bf16"
+        "data.num_frames=2"
     )
     assert last(Path("run"))["step"] == 2
     assert train(root) == 0  # no batch was left out
@@ -129,7 +129,12 @@ def test_advice_on_memory_is_accepted_by_the_configuration(root: Path) -> None:
     for more in ((), ("optim.clips_per_gpu=4", "data.clips_per_decode=4"), ("optim.amp=bf16",)):
         command = words(root, *more)[2:]
         config = load_config("demo.yaml", command)
-        for found in (advice.for_training_memory(config), advice.for_test_memory(config)):
+        on_gpu, on_cpu = (
+            advice.for_training_memory(config, torch.device(kind)) for kind in ("cuda", "cpu")
+        )
+        assert ("optim.amp=bf16" in on_gpu) == (config.optim.amp == "none")
+        assert "optim.amp=bf16" not in on_cpu
+        for found in (on_gpu, on_cpu, advice.for_test_memory(config)):
             assert len(found) == 3, found
             for overrides in found:
                 load_config("demo.yaml", [*command, *overrides.split()])

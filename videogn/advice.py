@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
+import torch
+
 from videogn import build
 from videogn.config import Config, config_from, to_dict
 from videogn.errors import ConfigError
@@ -13,17 +15,18 @@ from videogn.errors import ConfigError
 _MOST = 3
 
 
-def for_training_memory(config: Config) -> list[str]:
-    """Returns three overrides with which a step needs less memory.
+def for_training_memory(config: Config, device: torch.device) -> list[str]:
+    """Returns three overrides with which a step on `device` needs less memory.
 
     The first ones leave the experiment what it is, as far as its norm does: the statistics of BN
-    are those of the clips that go through it at once.
+    are those of the clips that go through it at once. bf16 is none of them on a CPU, where its
+    gradients may be wrong (`engine.divergence`).
     """
     optim, data = config.optim, config.data
     wanted = [
         _fewer_clips(config),
         "model.recompute=block" if config.model.recompute != "block" else "",
-        "optim.amp=bf16" if optim.amp == "none" else "",
+        "optim.amp=bf16" if optim.amp == "none" and device.type != "cpu" else "",
         f"data.num_frames={data.num_frames // 2}",
         f"data.crop_size={data.crop_size // 64 * 32}",
         f"model.width={config.model.width // 2}",

@@ -208,7 +208,9 @@ class _Run:
 
     def _memory_explained(self, doing: Callable[[], str]) -> AbstractContextManager[None]:
         """Says what needs less memory when there is none left while `doing` something."""
-        return memory.explained(doing, self.device, lambda: advice.for_training_memory(self.config))
+        return memory.explained(
+            doing, self.device, lambda: advice.for_training_memory(self.config, self.device)
+        )
 
     def _log(self, record: Mapping[str, Any]) -> None:
         self.tracker.log(record)

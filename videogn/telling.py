@@ -13,6 +13,7 @@ from videogn.beginning import Beginning
 from videogn.config import Config
 from videogn.data.manifest import Manifest
 from videogn.engine.distributed import Ranks
+from videogn.engine.divergence import BF16_ON_CPU
 from videogn.engine.pace import WaitingAdvice
 from videogn.engine.progress import duration
 from videogn.engine.schedule import Schedule
@@ -51,6 +52,8 @@ def announce(
         len(data["train"].classes),
     )
     log.info("norm: %s", norm_impl)
+    if config.optim.amp == "bf16" and device.type == "cpu":
+        log.warning("%s; optim.amp=none is safe", BF16_ON_CPU)
     log.info(schedule.describe())
     limit = config.optim.max_steps
     if limit and limit < schedule.total_steps:

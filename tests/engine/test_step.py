@@ -162,6 +162,29 @@ def test_what_went_bad_is_dumped_with_the_rows_of_the_step(how: str, what: str, 
     assert recorder.steps("save") == []
 
 
+@pytest.mark.parametrize(
+    ("amp", "weight", "remedy"),
+    [
+        ("bf16", 1.0, "try optim.amp=none"),
+        ("bf16", math.nan, "or lower optim.base_lr"),
+        ("none", 1.0, "or lower optim.base_lr"),
+    ],
+)
+def test_gradients_gone_bad_in_bf16_on_a_cpu_of_finite_weights_are_laid_to_bf16(
+    amp: str, weight: float, remedy: str
+) -> None:
+    model = Poisoned("gradient")
+    model.unused = nn.Parameter(torch.tensor(weight))
+    with pytest.raises(TrainingDivergedError, match="the gradient of step 3 is nan") as raised:
+        run(state_of(model), poisoned_third(), replace(OPTIONS, amp=amp))
+    assert str(raised.value).endswith(remedy)
+
+
+def test_a_loss_gone_bad_is_not_laid_to_bf16() -> None:
+    with pytest.raises(TrainingDivergedError, match=r"lower optim\.base_lr$"):
+        run(state_of(Poisoned("nan")), poisoned_third(), replace(OPTIONS, amp="bf16"))
+
+
 def test_the_dump_has_the_rows_of_all_micro_batches() -> None:
     state = state_of(Poisoned("nan"))
     recorder = diverging(state, poisoned_third(), accumulate=3)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from videogn.engine.distributed import all_sum, gather, world_size
 from videogn.engine.state import Hooks, TrainOptions, TrainState
@@ -15,6 +15,11 @@ from videogn.errors import TrainingDivergedError
 # Overflows of fp16 in a row that end training. The scaler begins at 2^16 and halves itself at
 # each: after so many not even a 16th of the loss has a gradient below 65,504.
 MAX_OVERFLOWS = 20
+
+# PyTorch 2.15 (oneDNN, on a CPU with avx512_bf16) leaves some of a bf16 kernel's gradient unwritten
+# where a clip has fewer frames than the kernel and more than one comes out, as 2 for a 3x1x1: what
+# lay in memory is then taken for it, in some runs NaN, in others a number.
+BF16_ON_CPU = "on a CPU PyTorch's gradients in bf16 may be wrong for clips of few frames"
 
 
 def require_finite(
@@ -61,7 +66,17 @@ def require_finite(
             "ranks": gather({"loss": float(loss), "rows": list(rows)}),
         }
     )
+    remedy = "look at the videos that diverged.json of the run names, or lower optim.base_lr"
+    if name == "gradient" and _may_be_of_bf16_on_cpu(state.model, options):
+        remedy = f"loss and weights are finite, and {BF16_ON_CPU}; try optim.amp=none"
     raise TrainingDivergedError(
         f"the {name} of step {state.step + 1} is {value} at lr {rate:g}; nothing was updated or "
-        "saved; look at the videos that diverged.json of the run names, or lower optim.base_lr"
+        f"saved; {remedy}"
     )
+
+
+def _may_be_of_bf16_on_cpu(model: nn.Module, options: TrainOptions) -> bool:
+    weights = list(model.parameters())
+    if options.amp != "bf16" or weights[0].device.type != "cpu":
+        return False
+    return all(bool(torch.isfinite(weight).all()) for weight in weights)
