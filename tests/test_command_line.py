@@ -59,6 +59,8 @@ def test_help_shows_ten_examples_and_each_parses() -> None:
         ("demo --seed -1", ["--seed: -1 is less than 0"]),
         ("report --thumbnails 99", ["--thumbnails: 99 is not from 0 to 24"]),
         ("export --ckpt x --format onnx --out y --size 8x", ["--size: '' is no whole number"]),
+        ("export --ckpt x --format onnx --out .", ["--out: . is a folder; name the file"]),
+        ("bench step --out run.py/x/y.json", ["--out: nothing can be written below", "run.py;"]),
         ("completion tcsh", ["'tcsh'", "'bash', 'zsh', 'fish'"]),
     ],
 )
@@ -82,7 +84,6 @@ def test_an_abbreviated_option_is_no_mistake(capsys: pytest.CaptureFixture[str])
             "--processes 2 is for --dry-run; start so many with `torchrun",
         ),
         ("export --ckpt x.pt --format onnx --out x.pt", "--out x.pt is the checkpoint itself"),
-        ("export --ckpt x.pt --format onnx --out .", "--out . is a folder; name the file"),
         ("config --diff demo .", ". holds no config.yaml"),
         ("config --explain optim seed=1", "'seed=1' overrides nothing here"),
     ],

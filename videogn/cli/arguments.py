@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,17 @@ def given(text: str) -> str:
 def place(text: str) -> Path:
     """The path of a file or folder; "" would silently be the working folder."""
     return Path(given(text))
+
+
+def new_file(text: str) -> Path:
+    """The path of a file that can be written, as found out before the work and not after it."""
+    path = place(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder; name the file to write")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise argparse.ArgumentTypeError(f"nothing can be written below {above}; choose another")
+    return path
 
 
 def whole(text: str) -> int:

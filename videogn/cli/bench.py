@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from videogn.cli.arguments import count, counts, place
+from videogn.cli.arguments import count, counts, new_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="VIDEO or key=value",
         help="decode: footage to use, else it is made up; step: overrides of the configuration",
     )
-    parser.add_argument("--out", type=place, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--out", type=new_file, metavar="FILE", help="write the figures as JSON")
     parser.add_argument(
         "--rounds", type=count, default=5, metavar="N", help="medians of so many (5)"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from videogn.cli.arguments import count, place, size, takes_checkpoint
+from videogn.cli.arguments import count, new_file, size, takes_checkpoint
 from videogn.errors import ConfigError
 
 
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format", required=True, choices=("onnx", "torch_export"), help="what to write"
     )
     parser.add_argument(
-        "--out", type=place, required=True, metavar="FILE", help="the file to write"
+        "--out", type=new_file, required=True, metavar="FILE", help="the file to write"
     )
     parser.add_argument(
         "--frames", type=count, metavar="T", help="frames of a clip; else as in training"
@@ -27,8 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
-    if args.out.is_dir():  # what would be found out after a minute's work
-        raise ConfigError(f"--out {args.out} is a folder; name the file to write")
     if args.out.exists() and Path(args.ckpt).exists() and args.out.samefile(args.ckpt):
         raise ConfigError(f"--out {args.out} is the checkpoint itself; choose another name")
 

@@ -90,7 +90,9 @@ def _read(path: Path) -> bytes:
             if start == _ZIP:
                 return start + file.read()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read ({error.strerror})") from error
+        raise CheckpointError(
+            f"there is no checkpoint {path}; those of a run are in its folder `checkpoints`"
+        ) from error
     except OSError as error:  # one of reading names no file
         raise OSError(error.errno, error.strerror, str(path)) from error
     what = "is empty" if not start else "is no file of torch.save"
