@@ -35,6 +35,8 @@ def draw_curves(curves: Sequence[Curve]) -> Figure | None:
                 _draw_curve(ax, curve, dash)
             ax.set_title(f"{name_of(norm)}, {length} frames", fontsize=10, loc="left")
             _finish(ax)
+            if of_panel:
+                ax.legend(frameon=False, fontsize=8, handlelength=3)
         axes[0].set_ylabel("validation error, %")
     for ax in grid[-1]:
         ax.set_xlabel("epoch")
@@ -48,10 +50,10 @@ def draw_accuracy(done: Sequence[Done]) -> Figure | None:
     """
     groups = {setting: spread(group, "test") for setting, group in by_setting(usual(done)).items()}
     groups = {setting: reached for setting, reached in groups.items() if reached.mean is not None}
-    lengths = sorted({setting.frames for setting in groups}, reverse=True)
+    lengths = sorted({setting.frames for setting in groups})
     if not groups:
         return None
-    figure = _figure(3.8 * len(lengths), 3.2)
+    figure = _figure(3.8 * len(lengths), 3.5)
     axes = figure.subplots(1, len(lengths), squeeze=False, sharey=True)[0]
     norms = list(dict.fromkeys(setting.norm for setting in groups))
     for length, ax in zip(lengths, axes, strict=True):
@@ -72,6 +74,20 @@ def draw_accuracy(done: Sequence[Done]) -> Figure | None:
         ax.minorticks_off()
         _finish(ax)
     axes[0].set_ylabel("test accuracy, %")
+    # Below them all: within, it would hide what it names.
+    named = {
+        label: line
+        for ax in axes
+        for line, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        list(named.values()),
+        list(named),
+        loc="outside lower center",
+        ncols=3 * len(lengths),
+        frameon=False,
+        fontsize=8,
+    )
     return figure
 
 
@@ -84,8 +100,6 @@ def _figure(width: float, height: float) -> Figure:
 def _finish(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(color="#e9ebee", linewidth=0.7)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False, fontsize=8, handlelength=3)
 
 
 def _largest_first(curves: Sequence[Curve]) -> list[Curve]:
