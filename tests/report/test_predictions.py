@@ -9,7 +9,7 @@ import torch
 
 from videogn.data.manifest import Manifest
 from videogn.engine.evaluate import ViewAverager
-from videogn.report.predictions import Prediction, read_predictions, write_predictions
+from videogn.report.predictions import Prediction, read_predictions, surest, write_predictions
 
 CLASSES = ("left", "a|b", 'he said "no", twice', "up", "down", "grow")
 
@@ -44,3 +44,19 @@ def test_what_is_written_reads_back_with_any_name_and_with_failures(tmp_path: Pa
     assert (wrong.correct, wrong.correct5) == (False, False)
     assert wrong.true_probability == 0.05
     assert failed == Prediction("gone.mp4", CLASSES[2], "", 0.0, False, False, None, "no such file")
+
+
+def test_the_surest_of_each_class_come_before_a_second_of_any() -> None:
+    told = [("a", 0.9), ("a", 0.99), ("a", 0.95), ("b", 0.7), ("c", 0.8)]
+    answers = [
+        Prediction(f"{place}.mp4", label, label, prob, True, True, prob, "")
+        for place, (label, prob) in enumerate(told)
+    ]
+
+    def paths(number: int) -> list[str]:
+        return [answer.path for answer in surest(answers, number, correct=True)]
+
+    assert paths(3) == ["1.mp4", "4.mp4", "3.mp4"]  # a, c, b: the surest of each
+    assert paths(4) == ["1.mp4", "2.mp4", "4.mp4", "3.mp4"]  # and the next of a
+    assert paths(9) == ["1.mp4", "2.mp4", "0.mp4", "4.mp4", "3.mp4"]
+    assert surest(answers, 3, correct=False) == []

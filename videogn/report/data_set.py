@@ -153,8 +153,8 @@ def _explorer(runs: Sequence[Run], thumbnails: Thumbnails) -> str:
         f'<div class="classes">{class_table}</div></div>'
         f'<div><h4>Confusions{of_a}</h4><div class="matrix"></div></div></div>'
         f'<h4>Most confused pairs{of_a}</h4><div class="pairs">{pair_table}</div>',
-        '<h4>Wrong, and the surest of it</h4><ul class="videos wrong"></ul>'
-        '<h4>Right, and the surest of it</h4><ul class="videos right"></ul>',
+        '<h4>Wrong, and the surest of it, classes in turn</h4><ul class="videos wrong"></ul>'
+        '<h4>Right, and the surest of it, classes in turn</h4><ul class="videos right"></ul>',
         paragraph(hint) if two else "",
         f'<script type="application/json">{data}</script></div>',
     )
