@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from tests.faults.configs import ConfigFault, config_faults, problem_of
-from videogn import build, config
+from videogn import build, cli, config
 from videogn.config import CONFIG_DIR, Config, config_from, flatten, load_config, to_dict
 from videogn.data.decode import DECODERS
 from videogn.data.sampling import CLIP_RULES
@@ -218,9 +218,12 @@ def run(folder: Path, *words: str, code: int) -> str:
     return done.stderr + done.stdout
 
 
-def test_without_data_the_command_that_prepares_them_is_named(tmp_path: Path) -> None:
-    said = run(tmp_path, "--cfg", "i3d_gn_64f.yaml", code=3)
-    (line,) = said.splitlines()
+def test_without_data_the_command_that_prepares_them_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["--cfg", "i3d_gn_64f.yaml"]) == 3
+    (line,) = "".join(capfd.readouterr()).splitlines()
     assert line.startswith("error: data/kinetics400: no such data root")
     assert line.endswith(", or say where it is: data.root=/path/to/root")
     assert "python -m data_prep index" in line

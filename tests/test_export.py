@@ -103,6 +103,7 @@ def test_a_program_says_what_goes_with_it(kind: str, folder: Path) -> None:
     assert about["fingerprint"]["groups"] == 4
 
 
+@pytest.mark.slow
 def test_the_batch_of_onnx_is_free_and_the_rest_is_not(folder: Path) -> None:
     onnx = pytest.importorskip("onnx")
     path, _ = exported(folder, "onnx", "gn", None)
