@@ -54,7 +54,7 @@ def in_haste(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(watch, "POLL", 0.1)
     handler, begin = signal.getsignal(signal.SIGCHLD), time.monotonic()
     yield
-    assert time.monotonic() - begin < 15
+    assert time.monotonic() - begin < 25  # torch would wait for 30
     assert signal.getsignal(signal.SIGCHLD) is handler
     gc.collect()  # a traceback holds the iterator, and that the workers
     for process in multiprocessing.active_children():
@@ -203,14 +203,18 @@ def test_slow_videos_and_long_pauses_are_no_reason_to_end(manifest: Manifest) ->
     assert len(list(quick)) == 5
 
 
-def test_opening_and_reading_have_their_time_each(manifest: Manifest) -> None:
+def test_opening_and_reading_have_their_time_each(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "MARGIN", 1.5)  # 1.8 s in all: a busy machine may lose one of them
+
     def opened(path: str, *, index: FrameIndex | None) -> VideoReader:
-        time.sleep(0.45)
+        time.sleep(1.1)
         video = open_video(manifest.videos / path, index=index)
         frames = video.frames
 
         def slow(indices: Sequence[int], each: FrameMap | None = None) -> np.ndarray:
-            time.sleep(0.45)
+            time.sleep(1.1)
             return frames(indices, each)
 
         video.frames = slow
@@ -247,7 +251,7 @@ def test_leaving_does_not_wait_for_workers_that_are_in_a_video(manifest: Manifes
     assert len(workers) == 3
     begin = time.monotonic()
     del batches
-    assert time.monotonic() - begin < 8  # torch alone: 30 s
+    assert time.monotonic() - begin < 20  # torch alone: 30 s
     assert not any(worker.is_alive() for worker in workers)
 
 

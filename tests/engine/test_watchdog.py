@@ -55,7 +55,7 @@ def test_an_error_of_one_rank_ends_the_other_with_its_reason_and_exit_code(
     assert (failed.code, other.code) == (code, code), other.output
     assert why in other.output
     assert "Traceback" not in other.output
-    assert other.seconds < 10
+    assert other.seconds < 40  # and it would sleep for 60
 
 
 def hang_on_rank_1(ranks: Ranks) -> None:
@@ -72,7 +72,7 @@ def a_decoder_that_never_returns() -> None:
 def test_a_rank_that_hangs_prints_where_and_all_end_within_the_limit(tmp_path: Path) -> None:
     waiting, hung = run_ranks(tmp_path, hang_on_rank_1, limit=2)
     assert waiting.code == hung.code == 1
-    assert max(waiting.seconds, hung.seconds) < 2 + 10
+    assert max(waiting.seconds, hung.seconds) < 40
     assert "rank 1: step 7 has taken 2 s so far" in hung.output
     assert "in a_decoder_that_never_returns" in hung.output
     assert "a_decoder_that_never_returns" not in waiting.output
@@ -101,7 +101,7 @@ def test_a_rank_that_is_killed_or_stopped_ends_the_other(
     other = run_ranks(tmp_path, wait_long, limit=2, disturb=disturb)[0]
     assert other.code == 1
     assert "rank 1 has shown no life for rank_timeout=2 s" in other.output
-    assert other.seconds < 1 + 2 + 10
+    assert other.seconds < 40
 
 
 def uneven_shares(ranks: Ranks) -> None:
