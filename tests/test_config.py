@@ -150,9 +150,10 @@ def test_a_wrong_configuration_is_refused_in_one_line_that_names_it(
     assert problem_of(fault, tmp_path / "fault") == ""
 
 
-def test_a_missing_file_is_refused_with_the_names_there_are() -> None:
-    message = refusal(source="i3d_gn_65f.yaml")
-    assert all(word in message for word in ["'i3d_gn_65f.yaml'", *SHIPPED])
+def test_a_missing_file_is_refused_with_the_nearest_or_all_names_there_are() -> None:
+    assert "'i3d_gn_65f.yaml'" in (message := refusal(source="i3d_gn_65f.yaml"))
+    assert message.endswith("did you mean i3d_gn_64f.yaml?")
+    assert all(name in refusal(source="zzz.yaml") for name in SHIPPED)
 
 
 @pytest.mark.parametrize("folder", ["0123", "no", "1e3"])
