@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--first-label", type=int, choices=(0, 1), help="the number of the first class in lists")
     add("--split-number", metavar="N", type=count, default=1, help="split of UCF-101, HMDB-51 (1)")
     add("--label-from", choices=LABEL_RULES, help="take labels from there, whatever the layout")
-    add("--csv", metavar="FILE", type=place, help="for --label-from csv: columns path,label")
+    add("--csv", metavar="FILE", type=place, help="take labels from there: columns path,label")
     add(
         "--val",
         metavar="FRACTION",
@@ -138,7 +138,9 @@ def make_index(arguments: argparse.Namespace) -> Index:
 
 def _read_layout(arguments: argparse.Namespace, scan: Scan) -> tuple[Listing, str]:
     """What the layout says, and which one that is, in words."""
-    rule = arguments.label_from
+    rule = arguments.label_from or ("csv" if arguments.csv else None)
+    if arguments.csv and rule != "csv":
+        raise DataError(f"--csv: labels are taken from the {rule}; give one of the two options")
     if arguments.lists and arguments.annotations:
         raise DataError("--annotations: says the same as --list; give one of the two")
     found = Found(scan, arguments.lists, arguments.annotations, arguments.split_number)

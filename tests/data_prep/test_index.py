@@ -112,9 +112,18 @@ def test_labels_from_a_csv(source: Path, tmp_path: Path) -> None:
     videos = [f"{name}/{name}{n}.mp4" for name in ("walk", "run") for n in range(10)]
     rows = [f"{path},{path[0].upper()}" for path in (*videos, "run/without_suffix")]
     table.write_text("path,label\n" + "\n".join(rows))
-    arguments = ("index", source, "--out", out, "--label-from", "csv")
-    assert run(*arguments, "--csv", table) == 0
+    assert run("index", source, "--out", out, "--label-from", "csv", "--csv", table) == 0
     assert read_manifest(out, "train").classes == ("R", "W")
+    assert run("index", source, "--out", tmp_path / "again", "--csv", table) == 0  # enough said
+    assert read_manifest(tmp_path / "again", "train").classes == ("R", "W")
+
+
+def test_labels_come_from_one_place(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--out", tmp_path / "root", "--label-from", "folder", "--csv", tmp_path / "a.csv")
+    assert run("index", source, *options) == 3
+    assert "--csv: labels are taken from the folder; give one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
