@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.checkpoints import write_checkpoint
+from tests.checkpoints import CLASSES, write_checkpoint
 from tests.docs.pages import NAMES, ROOT, fences
 from tests.videos import write_numbered
 from tests.weights.foreign_files import as_caffe2, detectron_gn_name
@@ -23,8 +23,18 @@ def run_blocks(page: str, namespace: dict[str, Any]) -> None:
         exec(compile(padded, str(ROOT / page), "exec"), namespace)
 
 
-def test_the_examples_of_the_library_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_checkpoint(tmp_path / "best.pt")
+@pytest.mark.parametrize(
+    ("overrides", "classes"),
+    [((), CLASSES), (("model.norm.kind=bn", "model.width=16", "data.num_frames=8"), CLASSES[:3])],
+    ids=["GN", "another network"],
+)
+def test_the_examples_of_the_library_run(
+    overrides: tuple[str, ...],
+    classes: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_checkpoint(tmp_path / "best.pt", *overrides, classes=classes)
     write_numbered(tmp_path / "clip.mp4", 24)
     monkeypatch.chdir(tmp_path)
     run_blocks("docs/library.md", {})
