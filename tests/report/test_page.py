@@ -293,6 +293,23 @@ def test_table_8_has_no_empty_columns_where_no_run_fills_it(page: Page) -> None:
     assert not {"ours top-1 / top-5", "difference"} & set(page.said("button"))
 
 
+def test_the_line_of_table_8_has_its_ends_and_a_key(page: Page, tmp_path: Path) -> None:
+    spans = page.said("span")
+    assert spans[spans.index("top-1, %") - 1 :][:3] == ["72.1", "top-1, %", "74.5"]
+    key = "Ring: the paper's top-1, on a line from 72.1 % to 74.5 %, the least and the most in this"
+    assert any(text.startswith(key) for text in page.said("p"))
+    write_run(tmp_path / "gn", top1=70.0)
+    write_report(tmp_path, thumbnails=0)
+    filled = Page((tmp_path / "report.html").read_text("utf-8"))
+    assert "70.0" in filled.said("span")
+    assert any("top-1; dot: ours, on a line from 70.0 % to" in text for text in filled.said("p"))
+
+
+def test_the_curves_are_not_said_to_lie_above_the_test(page: Page) -> None:
+    said = " ".join(page.said("p"))
+    assert "not comparable with that of the test, and usually above it." in said
+
+
 def test_table_8_leads_once_a_run_fills_it(tmp_path: Path) -> None:
     for seed, top1 in enumerate([73.0, 74.0]):
         folder = write_run(tmp_path / f"gn{seed}", f"seed={seed}", top1=top1)

@@ -101,8 +101,9 @@ def _curves(runs: Sequence[Run]) -> str:
     if not drawn:
         return ""
     note = (
-        "The error of one clip a video, augmented as in training, as in Fig. 7 of the paper: well "
-        "above that of the test. Point at a curve, or use the arrow keys, for its values."
+        "The error of one clip a video, augmented as in training, as in Fig. 7 of the paper: not "
+        "comparable with that of the test, and usually above it. Point at a curve, or use the "
+        "arrow keys, for its values."
     )
     seeds = " Bands: from the least to the greatest of the seeds."
     several = any(line.seeds > 1 for panel in drawn for line in panel.lines)

@@ -55,7 +55,7 @@ def norm_class(norm: str) -> str:
 
 def table(
     caption: str,
-    header: Sequence[str],
+    header: Sequence[str | Cell],
     rows: Iterable[Sequence[str | Cell]],
     *,
     words: int = 1,
@@ -65,16 +65,12 @@ def table(
 
     Args:
         caption: what it shows, for those who hear the page.
-        header: names of the columns.
+        header: names of the columns; a cell's css is that of the heading.
         rows: cells under them; the first one names the row.
         words: columns at the left that hold words; the others hold numbers, set to the right.
         css: classes of the table.
     """
-    head = "".join(
-        f'<th scope="col"{_of_words(place < words)} aria-sort="none">'
-        f'<button type="button">{safe(name)}</button></th>'
-        for place, name in enumerate(header)
-    )
+    head = "".join(_heading(name, place < words) for place, name in enumerate(header))
     body = "".join(
         f"<tr>{''.join(_cell(cell, place, words) for place, cell in enumerate(row))}</tr>"
         for row in rows
@@ -96,10 +92,18 @@ def _cell(cell: str | Cell, place: int, words: int) -> str:
     cell = Cell(cell) if isinstance(cell, str) else cell
     tag, scope = ("th", ' scope="row"') if place == 0 else ("td", "")
     value = "" if cell.value is None else f' data-value="{cell.value:.10g}"'
-    classes = " ".join(filter(None, (cell.css, "words" if place < words else "")))
-    css = f' class="{classes}"' if classes else ""
+    css = _classes(cell, place < words)
     return f"<{tag}{scope}{value}{css}>{cell.markup or safe(cell.text)}</{tag}>"
 
 
-def _of_words(is_words: bool) -> str:
-    return ' class="words"' if is_words else ""
+def _heading(name: str | Cell, is_words: bool) -> str:
+    cell = Cell(name) if isinstance(name, str) else name
+    return (
+        f'<th scope="col"{_classes(cell, is_words)} aria-sort="none">'
+        f'<button type="button">{cell.markup or safe(cell.text)}</button></th>'
+    )
+
+
+def _classes(cell: Cell, is_words: bool) -> str:
+    classes = " ".join(filter(None, (cell.css, "words" if is_words else "")))
+    return f' class="{classes}"' if classes else ""

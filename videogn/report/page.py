@@ -112,7 +112,7 @@ def _table8(rows: Sequence[Row]) -> str:
         for row, cells in zip(rows, body, strict=True)
     ]
     remark = (
-        "Ring: the paper's top-1. Dot: ours. The paper: arXiv:1803.08494."
+        "The paper: arXiv:1803.08494."
         if filled
         else "No run here is one of these experiments: the numbers are those of arXiv:1803.08494."
     )
@@ -120,8 +120,8 @@ def _table8(rows: Sequence[Row]) -> str:
         '<h2 id="table8">Table 8: I3D ResNet-50 on Kinetics-400</h2>'
         + section(
             "Accuracy of the 10-clip test, percent",
-            table("Table 8, ours beside the paper's", [*names, "top-1"], body, words=0),
-            paragraph(remark),
+            table("Table 8, ours beside the paper's", [*names, scale.heading()], body, words=0),
+            paragraph(f"{scale.key()} {remark}"),
             *(paragraph(f"Protocol: {protocol}.") for protocol in protocols(rows)),
         )
         + section(
@@ -161,6 +161,23 @@ class _Scale:
         values = [row.cell.top1 for row in rows]
         values += [row.top1.mean for row in rows if row.top1]
         self.low, self.high = min(values), max(values)
+        self.has_ours = any(row.top1 for row in rows)
+
+    def heading(self) -> Cell:
+        """Returns the heading of the column: the scale's ends stand above the ends of its lines."""
+        return Cell(
+            css="scale",
+            markup=f'<span class="least">{self.low:.1f}</span> <span>top-1, %</span> '
+            f'<span class="most">{self.high:.1f}</span>',
+        )
+
+    def key(self) -> str:
+        """Returns what the marks on the lines are."""
+        ours = "; dot: ours" if self.has_ours else ""
+        return (
+            f"Ring: the paper's top-1{ours}, on a line from {self.low:.1f} % to {self.high:.1f} %, "
+            "the least and the most in this table."
+        )
 
     def markup(self, row: Row) -> str:
         """Returns a ring at the paper's top-1 and a dot at ours."""
