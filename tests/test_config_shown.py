@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.checkpoints import write_checkpoint
+from tests.checkpoints import SMALL, write_checkpoint
 from videogn import cli
 from videogn.config import CONFIG_DIR, load_config, load_settings
 from videogn.config.explain import explain, written
@@ -18,7 +19,10 @@ from videogn.config.keys import keys, sections
 from videogn.config.schema import schema
 from videogn.config.settings import takes_text
 from videogn.config.strict_yaml import plain, read_mapping
+from videogn.convert import convert
+from videogn.engine import checkpoint
 from videogn.errors import ConfigError
+from videogn.runs import write_config
 
 SHIPPED = sorted(CONFIG_DIR.glob("*.yaml"))
 
@@ -69,6 +73,56 @@ def test_two_configurations_are_set_side_by_side(
     ]
     assert note[0] == "*"
     assert shown(capsys, "--diff", "demo", "demo.yaml") == [["no", "key", "differs"]]
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """The config of a run, of 12 classes, beside the checkpoint of it in both forms."""
+    path = write_checkpoint(tmp_path / "best.pt", classes=[f"class {n}" for n in range(12)])
+    convert(path, tmp_path / "best.safetensors")
+    write_config(tmp_path, checkpoint.load(path)["config"])
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["", "best.pt", "best.safetensors"])
+def test_what_a_run_found_for_auto_is_the_same_experiment(
+    name: str, run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(run_folder / name)
+    head, *rows, star, tilde = shown(capsys, "--diff", run, "small.yaml", *SMALL)
+    assert head == ["key", run, "small.yaml"]
+    assert rows[0] == ["~", "model.num_classes", "12", "auto"]
+    assert [row[:2] for row in rows[1:]] == [["~", "data.mean"], ["~", "data.std"]]
+    assert (star[0], tilde[:3]) == ("*", ["~", "auto,", "resolved:"])
+    assert shown(capsys, "--diff", "small", run, *SMALL)[1] == [*rows[0][:2], "auto", "12"]
+
+
+def test_a_number_in_a_file_may_be_another_than_auto_becomes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.yaml"
+    text = (CONFIG_DIR / "small.yaml").read_text()
+    path.write_text(re.sub("  mean: auto", "  mean: [0.4, 0.4, 0.4]", text))
+    _, row, note = shown(capsys, "--diff", "small", str(path))
+    assert row == ["*", "data.mean", "auto", "[0.4,", "0.4,", "0.4]"]
+    assert note[0] == "*"
+
+
+def test_what_else_can_be_compared_is_said_of_a_name_that_is_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["config", "--diff", "demo", "nothere"]) == 2
+    error = capsys.readouterr().err
+    assert "config 'nothere' is neither a file nor one of configs/: demo.yaml, " in error
+    assert error.endswith("; a run's folder or a checkpoint will do, too\n")
+
+
+def test_a_converted_checkpoint_is_shown_as_the_one_it_was(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run_folder / "best.safetensors"
+    found = {row[0]: row[1:] for row in shown(capsys, "--ckpt", str(path))}
+    assert found["model.num_classes"] == ["12", str(path)]
 
 
 def test_a_key_is_explained_by_type_range_and_default() -> None:

@@ -56,24 +56,32 @@ def _differences(sources: list[str], overrides: list[str]) -> str:
 
     first, second = (_settings_of(source, overrides) for source in sources)
     table = differences_table(first, second, sources)
-    return f"{table}\n* makes another experiment" if table else "no key differs"
+    if not table:
+        return "no key differs"
+    marked = any(line.startswith("~") for line in table.splitlines()[1:])
+    resolved = "\n~ auto, resolved: the same experiment" if marked else ""
+    return f"{table}\n* makes another experiment{resolved}"
 
 
 def _settings_of(source: str, overrides: list[str]) -> Settings:
     """Returns the settings of a config, a run folder or a checkpoint."""
-    from videogn.config import load_settings
+    from videogn.config import find_config, load_settings
 
     if Path(source).is_dir():
         if not (Path(source) / "config.yaml").exists():
             raise ConfigError(f"{source} holds no config.yaml; give the folder of one run")
         return load_settings(Path(source) / "config.yaml", overrides)
-    if Path(source).suffix == ".pt":
+    if Path(source).suffix in (".pt", ".safetensors"):
         return _settings_of_checkpoint(source, overrides)
-    return load_settings(source, overrides)
+    try:
+        path = find_config(source)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; a run's folder or a checkpoint will do, too") from error
+    return load_settings(path, overrides)
 
 
 def _settings_of_checkpoint(path: str, overrides: list[str]) -> Settings:
     from videogn.config import settings_from
-    from videogn.engine import checkpoint
+    from videogn.trained import read_trained
 
-    return settings_from(checkpoint.load(Path(path))["config"], overrides, where=path)
+    return settings_from(read_trained(path)["config"], overrides, where=path)

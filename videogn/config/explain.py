@@ -14,6 +14,8 @@ from videogn.config.settings import Setting, no_key
 from videogn.config.typed import in_words
 from videogn.errors import ConfigError
 
+AUTO = "auto"
+
 
 def explain(path: str) -> str:
     """Returns what a key means, or one line for each key of a section; "" is the whole.
@@ -41,11 +43,12 @@ def differences_table(
 ) -> str:
     """Returns one line for each key in which two configurations differ, "" for none.
 
-    Keys that make another experiment are marked with a star.
+    Keys that make another experiment are marked with a star, those that one of the two leaves to a
+    run and the other has from it with a tilde.
     """
     rows = [
         (
-            f"{'*' if key.scientific else ' '} {path}",
+            f"{_mark(key, first, second)} {path}",
             written(first[path].value),
             written(second[path].value),
         )
@@ -53,6 +56,23 @@ def differences_table(
         if first[path].value != second[path].value
     ]
     return columns([("  key", *names), *rows]) if rows else ""
+
+
+def _mark(key: Key, first: Mapping[str, Setting], second: Mapping[str, Setting]) -> str:
+    if not key.scientific:
+        return " "
+    for wanted, have in ((first, second), (second, first)):
+        if wanted[key.path].value == AUTO and _is_resolved(have):
+            return "~"
+    return "*"
+
+
+def _is_resolved(settings: Mapping[str, Setting]) -> bool:
+    """Returns whether nothing is left for a run to find out, as in the configuration of one.
+
+    A file that states a number for one key may mean another than `auto` would become.
+    """
+    return all(settings[path].value != AUTO for path, key in keys().items() if key.scientific)
 
 
 def columns(rows: Iterable[Sequence[str]]) -> str:
