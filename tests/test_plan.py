@@ -139,7 +139,10 @@ def test_memory_is_that_of_fit_and_too_much_is_said(
 ) -> None:
     predicted = fit.predict(build.resolve(config_of(data), 7), device="cpu").total
     said = told(data)["memory"]
-    assert said.startswith(f"{predicted / 1e6:.1f} MB predicted for each process")
+    assert said.startswith(
+        f"{predicted / 1e6:.1f} MB predicted for the tensors of a step in each process, without "
+        "Python, torch and the loader's workers; "
+    )
     assert said.endswith("on this cpu")
     monkeypatch.setattr("videogn.fit.device_memory", lambda _: 1_000_000)
     assert told(data)["memory"].endswith(

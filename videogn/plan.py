@@ -151,7 +151,10 @@ def _memory(config: Config, schedule: Schedule, device: torch.device) -> Iterato
         f"{_size((kept + 1) * footprint.state)} of disk",
     )
     memory = fit.device_memory(device)
-    said = f"{_size(footprint.total)} predicted for each process, {_size(memory)} on this {device}"
+    said = (
+        f"{_size(footprint.total)} predicted for the tensors of a step in each process, without "
+        f"Python, torch and the loader's workers; {_size(memory)} on this {device}"
+    )
     if footprint.total > fit.USABLE * memory:
         said += ": too much; run.py fit shows what would fit"
     yield "memory", said
