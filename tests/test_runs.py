@@ -214,6 +214,7 @@ def place(name: str, step: int, *overrides: str) -> str:
 def test_a_test_has_a_folder_named_after_what_it_is() -> None:
     assert place("last.pt", 600) == "test_last_000000600_10xfull_nonlocal_256"
     assert place("step_000000600.pt", 600) == "test_step_000000600_10xfull_nonlocal_256"
+    assert place("best.safetensors", 0) == "test_best_10xfull_nonlocal_256"
     other = place("best.pt", 600, "eval.crops=three", "eval.num_clips=2", "data.num_workers=3")
     assert other == "test_best_000000600_2xthree_nonlocal_256"
     named = place("best.pt", 600, "data.root=/data/of others", "data.num_frames=32")

@@ -106,12 +106,13 @@ def test_folder(
 
     Args:
         path: the checkpoint.
-        step: that it is of; `last.pt` and `best.pt` change.
+        step: that it is of; `last.pt` and `best.pt` change. 0: of none, as converted weights.
         config: of the test.
         stored: of the run.
     """
     run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    weights = path.stem if path.stem.startswith("step_") else f"{path.stem}_{step:09d}"
+    says_it = not step or path.stem.startswith("step_")
+    weights = path.stem if says_it else f"{path.stem}_{step:09d}"
     e = config["eval"]
     words = ["test", weights, f"{e['num_clips']}x{e['crops']}", e["clip_rule"], e["short_side"]]
     have = scientific(dict(config))
