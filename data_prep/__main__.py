@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -20,10 +21,15 @@ COMMANDS = {
     "synth": "render a synthetic set of moving shapes",
 }
 
+GO_ON = {"k400", "verify", "reencode"}  # from what they have on record
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0 done, 2 usage (as SystemExit), 3 data."""
-    arguments = _parse(sys.argv[1:] if argv is None else argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = _parse(words)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of videos on a terminal without UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return arguments.run(arguments) or 0
     except VideognError as error:
@@ -37,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {unusable_place(error)}", file=sys.stderr)
         return DataError.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        kept = "; the same command goes on where it stopped" if words[0] in GO_ON else ""
+        print(f"interrupted{kept}", file=sys.stderr)
         return 130
 
 

@@ -13,6 +13,7 @@ from data_prep.resolve import why_missing
 from data_prep.roots import SPLITS, print_untrained, write_rows
 from videogn.data.manifest import write_manifest, write_text
 from videogn.errors import DataError
+from videogn.report.text import printable
 
 OWN_FILES = (
     *("train.csv", "val.csv", "test.csv", "classes.txt", "source.txt", "ignored.txt"),
@@ -121,9 +122,15 @@ def print_summary(index: Index, out: Path, *, dry_run: bool) -> None:
     labels = [entry.label for entry in index.splits.get("train", [])]
     print_untrained(index.classes, labels)
     if "val" not in index.splits and len(set(labels)) == len(labels):
-        print("  no val.csv: each class has one video, which training needs (--val-same would)")
+        print(
+            "  There is no val.csv: each class has one video, and training needs it; --val-same "
+            "lists the videos of train.csv there again."
+        )
     elif "val" not in index.splits:
-        print("  no val.csv: no video is held out (--val FRACTION or --val-same would)")
+        print(
+            "  There is no val.csv: no video is held out; --val FRACTION holds some out, "
+            "--val-same lists those of train.csv there again."
+        )
     for note in index.notes:
         print(f"  {note}")
     if index.unlabelled:
@@ -147,6 +154,6 @@ def _print_some(number: str, what: str, file: Path, lines: Sequence[str]) -> Non
         return
     print(f"  {number} {what}, listed in {file}:")
     for line in lines[:_SHOWN]:
-        print(f"    {ascii(line)[1:-1]}")
+        print(f"    {printable(line)}")
     if len(lines) > _SHOWN:
         print("    ...")

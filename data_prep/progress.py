@@ -93,11 +93,13 @@ def size_text(num_bytes: float) -> str:
 
 
 def length_text(seconds: float) -> str:
-    """`seconds` of video in hours, or in minutes or seconds where that would be a small part."""
-    for unit, name in ((3600, "h"), (60, "min")):
-        if seconds >= 0.1 * unit:
-            return f"{_rounded(seconds / unit)} {name}"
-    return f"{_rounded(seconds)} s"
+    """`seconds` of video: "26.3 s", from a minute on "0:07:43", from 100 hours on "671 h"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{_rounded(seconds)} s"
+    if whole >= 360_000:
+        return f"{_rounded(seconds / 3600)} h"
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def _rounded(value: float) -> str:

@@ -27,6 +27,7 @@ from videogn.data.pyav_reader import PyAVReader
 from videogn.data.tables import write_text
 from videogn.data.tar import split_member
 from videogn.errors import DataError, VideoDecodeError
+from videogn.report.text import printable
 
 JOURNAL = "reencode.jsonl"
 SETTINGS = "reencode.json"
@@ -305,7 +306,7 @@ def _require_few_failed(out: Path, paths: list[str], records: Records, max_bad: 
     if len(failed) <= max_bad * len(paths):
         return
     for path in failed[:_SHOWN_FAILED]:
-        print(f"  {ascii(path)[1:-1]}: {records[path].error}", file=sys.stderr)
+        print(f"  {printable(f'{path}: {records[path].error}')}", file=sys.stderr)
     raise DataError(
         f"{out}: {len(failed)} of {len(paths)} videos failed, more than --max-bad {max_bad:g}; "
         "mend them, or allow more"

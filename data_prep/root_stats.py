@@ -19,6 +19,7 @@ from data_prep.verify import JOURNAL, kind_of
 from data_prep.work import file_stamp
 from videogn.data.containers import find_source
 from videogn.errors import VideoDecodeError
+from videogn.report.text import printable
 
 _CHUNK = 1 << 20  # bytes read at a time
 _STAT_THREADS = 16  # on a network file system it is all waiting
@@ -202,11 +203,6 @@ def spread(values: Sequence[int]) -> str:
     if not values:
         return ""
     return f"{min(values)} / {median(values):g} / {max(values)}"
-
-
-def printable(text: str) -> str:
-    """`text` with whatever would move a terminal's cursor written as an escape."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _some(names: Sequence[str], shown: int = 5) -> str:

@@ -14,6 +14,7 @@ from data_prep.progress import number_of
 from videogn.data.manifest import read_manifest
 from videogn.data.tables import Columns, read_columns, write_text
 from videogn.errors import DataError
+from videogn.report.text import printable
 
 SPLITS = ("train", "val", "test")
 _SHOWN_CLASSES = 5
@@ -72,7 +73,7 @@ def print_untrained(classes: Sequence[str], labels: Iterable[str]) -> None:
     ids |= {name: number for number, name in enumerate(classes)}
     bare = {label.strip() for label in labels}
     used = {ids.get(label, ids.get(label.lstrip("0") or label[:1])) for label in bare}
-    lacking = [ascii(name) for number, name in enumerate(classes) if number not in used]
+    lacking = [f"'{printable(name)}'" for number, name in enumerate(classes) if number not in used]
     if lacking:
         more = ", ..." if len(lacking) > _SHOWN_CLASSES else ""
         print(

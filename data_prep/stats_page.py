@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.progress import length_text, size_text
-from data_prep.root_stats import Stats, Video, bad_kinds, printable, remarks, spread
+from data_prep.root_stats import Stats, Video, bad_kinds, remarks, spread
 from videogn.data.tables import write_text
+from videogn.report.text import printable
 
 _BINS = 14  # about; the edges are round numbers
 _GAP = 3  # empty bins in a row that are drawn as one
 _COMMON_SIZES = 8
 _LISTED_BAD = 100  # the rest is in bad.csv
 _LISTED_COPIES = 5  # of a group
-_TIME_UNITS = {"h": "hours", "min": "minutes", "s": "seconds"}
 _COMMAND = re.compile(r"`(python -m data_prep [^`<>]*)`")  # other backticks are of file names
 
 _STYLE = """
@@ -101,10 +101,13 @@ def write_page(stats: Stats, path: Path) -> None:
 def histogram(values: Sequence[float]) -> list[tuple[str, int]]:
     """Bins with round edges, as (from-to, count); the last one holds the rarest, longest values.
 
-    Empty bins at the ends are left out, and many between two others are one.
+    One value alone is a bin of its own. Empty bins at the ends are left out, and many between two
+    others are one.
     """
     if not values:
         return []
+    if min(values) == max(values):
+        return [(_short(values[0]), len(values))]
     low, high = min(values), float(np.percentile(values, 99, method="higher"))
     step = _round_step((high - low) / _BINS)
     edges = np.arange(np.floor(low / step), np.floor(high / step) + 2) * step
@@ -143,12 +146,12 @@ def _tiles(stats: Stats) -> str:
     missing = sum(video.is_missing for video in videos)
     bad = sum(video.ok is False and not video.is_missing for video in videos)
     known = stats.is_verified
-    length, time_unit = length_text(sum(video.duration or 0.0 for video in videos)).split()
+    length = length_text(sum(video.duration or 0.0 for video in videos))
     size, size_unit = size_text(sum(video.num_bytes or 0 for video in videos)).split()
     tiles = [
         ("videos", f"{len(videos):,}", False),
         ("classes", f"{len(stats.classes):,}", False),
-        (_TIME_UNITS[time_unit] if known else "hours", length if known else "?", False),
+        ("length", length if known else "?", False),
         (size_unit, size, False),
         ("missing", f"{missing:,}", missing > 0),
         ("bad", f"{bad:,}" if known else "?", bad > 0),

@@ -24,6 +24,7 @@ from videogn.data.frame_index import FrameIndex
 from videogn.data.pyav_reader import PyAVReader
 from videogn.data.tables import Columns, read_columns
 from videogn.errors import DataError, VideoDecodeError
+from videogn.report.text import printable
 
 JOURNAL = "verify.jsonl"
 # What verification adds to the csv files.
@@ -370,7 +371,7 @@ def _require_few_bad(root: Root, videos: list[str], records: Records, max_bad: f
     if len(bad) <= max_bad * len(videos):
         return
     for path in bad[:_SHOWN_BAD]:
-        print(f"  {ascii(path)[1:-1]}: {records[path].error}", file=sys.stderr)
+        print(f"  {printable(f'{path}: {records[path].error}')}", file=sys.stderr)
     raise DataError(
         f"{root.path}: {len(bad)} of {len(videos)} videos are bad, more than --max-bad "
         f"{max_bad:g}; replace them, take them out with --drop-bad, or allow more"

@@ -231,7 +231,10 @@ def test_one_video_a_class_is_told_where_none_is_held_out(
     (source / "classes.txt").write_text("walk\nsit\nrun\n")
     assert run("index", source, "--out", tmp_path / "root", "--val", 0.2) == 0
     printed = capsys.readouterr().out
-    assert "no val.csv: each class has one video, which training needs (--val-same" in printed
+    assert (
+        "  There is no val.csv: each class has one video, and training needs it; --val-same lists "
+        "the videos of train.csv there again.\n"
+    ) in printed
     assert "--val FRACTION" not in printed
     assert "  warning: 1 of 3 classes without a training video: 'sit'\n" in printed
 

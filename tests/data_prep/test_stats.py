@@ -11,11 +11,12 @@ import pytest
 from data_prep import stats as stats_command
 from data_prep.__main__ import main
 from data_prep.progress import length_text, number_of, size_text
-from data_prep.root_stats import Stats, printable, read_stats, remarks, spread
+from data_prep.root_stats import Stats, read_stats, remarks, spread
 from data_prep.roots import read_root
 from data_prep.stats_page import _without_gaps, histogram
 from tests.data_prep.test_verify import write_root
 from tests.videos import write_numbered
+from videogn.report.text import printable
 
 EVIL = '<script>alert(1)</script>&".mp4'
 
@@ -152,7 +153,8 @@ def test_the_page_goes_into_the_root_and_needs_no_verification(
 
 def test_bins_have_round_edges_and_hold_every_value() -> None:
     assert histogram([]) == []
-    assert histogram([10.0]) == [("10 to 11", 1)]
+    assert histogram([10.0]) == [("10", 1)]
+    assert histogram([480] * 12) == [("480", 12)]
     assert histogram([1, 2, 3, 4]) == [
         ("1 to 1.5", 1),
         ("1.5 to 2", 0),
@@ -193,5 +195,14 @@ def test_numbers_agree_with_their_nouns_and_units() -> None:
         "9.59 kB",
         "0 kB",
     ]
-    seconds = (3600.0, 46.4, 5.9, 0.0)
-    assert [length_text(s) for s in seconds] == ["1 h", "0.773 min", "5.9 s", "0 s"]
+    seconds = (3600.0, 463.4, 59.6, 26.28, 5.9, 0.0, 359_999.4, 2_415_600.0)
+    assert [length_text(s) for s in seconds] == [
+        "1:00:00",
+        "0:07:43",
+        "0:01:00",
+        "26.3 s",
+        "5.9 s",
+        "0 s",
+        "99:59:59",
+        "671 h",
+    ]

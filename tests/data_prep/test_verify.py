@@ -173,6 +173,15 @@ def test_verify_adds_columns_and_keeps_every_row(
     assert rows(root / "train.csv") == train
 
 
+def test_names_are_told_readably_and_cannot_move_the_cursor(
+    tmp_path: Path, videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "root"
+    write_root(root, {"train": ["kl\u00e4sse \x1b[31m.mp4"]})
+    assert verify(root) == 3
+    assert "\n  kl\u00e4sse \\x1b[31m.mp4: cannot be read" in capsys.readouterr().err
+
+
 def test_too_many_bad_videos_are_an_error_and_results_are_written_all_the_same(
     tmp_path: Path, videos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
