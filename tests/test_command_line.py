@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from data_prep import __main__ as data_prep
+from tests.videos import write_numbered
 from videogn import cli
 from videogn.cli.shells import bash, fish, zsh
 from videogn.cli.vocabulary import vocabulary
@@ -185,3 +188,61 @@ def test_fish_offers_what_may_come_next(line: str, tmp_path: Path) -> None:
     expected, excluded = (set(words.split()) for words in CASES[line])
     assert {word for word in expected if not word.endswith("=")} <= offered
     assert not excluded & offered
+
+
+@pytest.mark.parametrize(
+    ("line", "goes_on"),
+    [
+        ("train --cfg demo", True),
+        ("--cfg demo resume=never", False),
+        ("test --ckpt x.pt", True),
+        ("predict --ckpt x.pt a.mp4", False),
+    ],
+)
+def test_only_a_command_that_goes_on_says_so_when_it_is_interrupted(
+    line: str,
+    goes_on: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(_: object) -> int:
+        raise KeyboardInterrupt
+
+    name = line.split()[0] if not line.startswith("-") else "train"
+    monkeypatch.setattr(f"videogn.cli.{name}.run", run)
+    assert cli.main(line.split()) == 130
+    rest = "; the same command goes on from what is saved" if goes_on else ""
+    assert capsys.readouterr().err == f"interrupted{rest}\n"
+
+
+@pytest.mark.parametrize(("name", "goes_on"), [("verify", True), ("stats", False)])
+def test_data_prep_goes_on_where_it_keeps_a_record(
+    name: str,
+    goes_on: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"data_prep.{name}.run", run)
+    assert data_prep.main([name, "root"]) == 130
+    rest = "; the same command goes on where it stopped" if goes_on else ""
+    assert capsys.readouterr().err == f"interrupted{rest}\n"
+
+
+def test_a_terminal_without_utf_8_gets_names_as_escapes(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    write_numbered(tmp_path / "videos" / "good.mp4", 4)
+    (tmp_path / "videos" / "kl\u00e4sse.mp4").write_text("no video")
+    root, videos = str(tmp_path / "root"), str(tmp_path / "videos")
+    words = ["index", videos, "--out", root, "--label-from", "filename", "--dry-run"]
+    done = subprocess.run(
+        [sys.executable, "-m", "data_prep", *words],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONIOENCODING": "ascii:strict"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"    kl\\xe4sse.mp4: " in done.stdout

@@ -35,10 +35,12 @@ COMMANDS = {
     "export": "a checkpoint as a program for other runtimes",
 }
 
+GO_ON = {"train", "test", "demo", "study"}  # from what they have saved
+
 EXAMPLES = """examples:
   python run.py demo                                         the whole chain on made-up videos
   python run.py doctor                                       what works on this machine
-  python -m data_prep index VIDEOS --out data/mine --label-from folder --val 0.2
+  python -m data_prep index VIDEOS --out data/mine --val 0.2
   python run.py --cfg i3d_gn_64f.yaml data.root=/data/k400   trains, then tests; goes on if stopped
   torchrun --nproc_per_node 8 run.py --cfg i3d_bn_32f.yaml data.root=/data/k400
   python run.py fit --cfg i3d_gn_64f.yaml --memory 24        how many clips a GPU holds
@@ -82,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if args.debug:
             raise
-        print("interrupted; the same command begins again or goes on", file=sys.stderr)
+        goes_on = words[0] in GO_ON and "resume=never" not in words
+        kept = "; the same command goes on from what is saved" if goes_on else ""
+        print(f"interrupted{kept}", file=sys.stderr)
         return 130
 
 
