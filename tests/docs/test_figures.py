@@ -48,6 +48,32 @@ def test_the_table_of_the_study_is_that_of_its_record(norm: str) -> None:
     assert f"| {norm.upper()} | {accuracies('study_cpu_long', norm)} |" in readme.splitlines()
 
 
+def gains_of_precise_bn(study: str, *parts: str) -> list[float]:
+    """Points of top-1 above running averages in each of BN's settings in the parts, ascending."""
+    with (RESULTS / study / "tables.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["norm"] == "bn" and row["part"] in parts]
+    return sorted(float(row["test"]) - float(row["test_running"]) for row in rows)
+
+
+def test_what_precise_bn_is_worth_is_that_of_the_studies() -> None:
+    longer, shorter = "study_cpu_long", "study_cpu"
+    mixed = [gains_of_precise_bn(longer, "main")]
+    mixed += [gains_of_precise_bn(shorter, "main", "longer clips")]
+    long, short = (f"{gains[0]:.1f} to {gains[-1]:.1f}" for gains in mixed)
+    long_of_one, short_of_one = (
+        f"{gain:.1f}"
+        for study in (longer, shorter)
+        for gain in gains_of_precise_bn(study, "one video in a batch")
+    )
+    assert f"| {long} points in the longer [study]" in page("protocols.md")
+    of_one = f", {long_of_one} with clips of one video; "
+    assert f"{of_one}{short} and {short_of_one} in the shorter |" in page("protocols.md")
+    assert (
+        f"In the longer study it was worth {long} points over the running averages, {long_of_one} "
+        f"where a batch's clips are of one video; in the shorter {short}, and {short_of_one}."
+    ) in " ".join(page("choosing-norm.md").split())
+
+
 def test_the_time_of_gn_beside_bn_is_that_measured() -> None:
     (setting,) = (one for one in result("step_cpu.json")["settings"] if one["frames"] == 32)
     ms = {row["name"]: row["ms"] for row in setting["rows"]}
