@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.checkpoints import CLASSES, write_checkpoint
+from tests.checkpoints import CLASSES
 from tests.videos import decode_all, write_numbered
 from videogn import cli
 from videogn.predict import load
@@ -19,46 +19,6 @@ from videogn.predict.answers import Answer, Span
 from videogn.predict.camera import Shot, follow, shots
 from videogn.predict.output import as_json, as_text, clock
 from videogn.predict.overlay import Caption, caption_at, draw_labels
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "last.pt"))
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with videos, one below another folder, and files that are none."""
-    monkeypatch.chdir(tmp_path)
-    Path("clips/more").mkdir(parents=True)
-    write_numbered(Path("clips/one.mp4"), 24)
-    write_numbered(Path("clips/more/two.mkv"), 30)
-    Path("clips/notes.txt").write_text("no video")
-    Path("clips/bad.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(100))
-    return tmp_path
-
-
-def test_a_folder_is_searched_and_what_cannot_be_read_is_named(
-    checkpoint: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["predict", "--ckpt", checkpoint, "clips", "--json", "--topk", "2"]) == 3
-    said = capsys.readouterr()
-    found = [json.loads(line) for line in said.out.splitlines()]
-    assert [answer["video"] for answer in found] == ["clips/one.mp4", "clips/more/two.mkv"]
-    assert said.err.startswith("error: clips/bad.mp4: ")
-    for answer in found:
-        expected = load(checkpoint).predict(answer["video"], 2)
-        assert [(p["label"], p["probability"]) for p in answer["predictions"]] == expected
-
-
-def test_patterns_are_matched_and_files_come_once(
-    checkpoint: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["clips/**/*.mkv", "clips/one.mp4", "clips/more"]
-    assert cli.main(["predict", "--ckpt", checkpoint, *words]) == 0
-    out = capsys.readouterr().out.splitlines()
-    assert [line for line in out if "%" not in line] == ["clips/more/two.mkv", "clips/one.mp4"]
-    assert len(out) == 12
 
 
 def test_the_table_holds_the_best_of_every_window(checkpoint: str, folder: Path) -> None:

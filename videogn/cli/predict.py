@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,14 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--video",
         type=Path,
         metavar="OUT",
-        help="draw the labels of a timeline (see --every): an mp4, or a folder of them",
+        help="draw the labels of a timeline (see --every): an mp4, or a folder, below which each "
+        "lies as below the one given",
     )
     parser.add_argument("--features", type=Path, metavar="FILE", help="write features (.npz)")
     parser.add_argument("--camera", type=int, metavar="N", help="film with camera N (Linux)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command; returns 3 when some video could not be read."""
+    """Runs the command; returns 3 when something of what was named could not be read."""
     overrides = [word for word in args.videos if "=" in word and not Path(word).exists()]
     words = [word for word in args.videos if word not in overrides]
     if bool(words) == (args.camera is not None):
@@ -66,10 +65,20 @@ def run(args: argparse.Namespace) -> int:
         return _film(args, load(args.ckpt, overrides))
 
     from videogn.predict.sources import find_videos
+    from videogn.predict.targets import labelled_paths
 
-    paths = find_videos(words)
-    targets = _targets(args.video, paths)
-    return _answer(args, paths, targets, load(args.ckpt, overrides))
+    found = find_videos(words)
+    for problem in found.problems:  # named, and the others go on
+        print(f"error: {problem}", file=sys.stderr)
+    exit_code = DataError.exit_code if found.problems else 0
+    if not found.places:
+        return exit_code
+    targets = labelled_paths(args.video, found.places) if args.video else {}
+    classifier = load(args.ckpt, overrides)
+    for target in targets.values():  # a place that cannot be written is told before the work
+        if target != args.video:
+            target.parent.mkdir(parents=True, exist_ok=True)
+    return max(exit_code, _answer(args, list(found.places), targets, classifier))
 
 
 def _answer(
@@ -125,36 +134,6 @@ def _caption(span: Span, classifier: Classifier, topk: int) -> Caption:
 
     best = classifier.best(span.probs, topk)
     return Caption(span.start, span.end, best, int(span.probs.argmax()))
-
-
-def _targets(out: Path | None, paths: Sequence[str]) -> dict[str, Path]:
-    """Returns where each labelled video is written: `out` itself for one, else a file in it."""
-    if out is None:
-        return {}
-    if out.suffix and not out.is_dir():
-        if out.suffix != ".mp4":
-            raise ConfigError(f"--video {out}: wanted a file named *.mp4, or a folder")
-        if len(paths) > 1:
-            raise ConfigError(f"--video {out} is one file for {len(paths)} videos; give a folder")
-        targets = {paths[0]: out}
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        stems = Counter(Path(path).stem for path in paths)
-        targets = {path: out / f"{_name(Path(path), stems)}.mp4" for path in paths}
-        if len(set(targets.values())) < len(paths):
-            raise ConfigError(
-                f"--video {out}: several of the {len(paths)} videos have the same name; draw them "
-                "one folder after the other"
-            )
-    for path, target in targets.items():
-        if target.exists() and target.samefile(path):
-            raise ConfigError(f"--video {target} would write over its own source; choose another")
-    return targets
-
-
-def _name(path: Path, stems: Counter[str]) -> str:
-    """Returns a file's name without its suffix, unless another of them has the same."""
-    return path.stem if stems[path.stem] == 1 else path.name
 
 
 def _film(args: argparse.Namespace, classifier: Classifier) -> int:
