@@ -13,6 +13,7 @@ import pytest
 from tests.checkpoints import write_checkpoint
 from tests.test_experiment import CLASSES, make_root
 from videogn import cli
+from videogn.analysis.leftovers import cam_names, remove_leftovers
 from videogn.errors import ConfigError
 
 LAYERS = ["norm1", "layer4.0.norm3", "layer4.0.downsample.1"]
@@ -109,6 +110,68 @@ def test_what_is_missing_is_said_with_what_to_do(
     assert "The noise of batches: /nowhere" in said
     found = json.loads((tmp_path / "analysis_x_000000006" / "analysis.json").read_text())
     assert (found["test"], found["noise"], len(found["missing"])) == (None, None, 3)
+
+
+def test_a_second_analysis_leaves_of_the_first_only_what_its_page_shows(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_run(tmp_path / "run", root)
+    videos = [tmp_path / name / "clip.mp4" for name in ("a", "b")]
+    for video in videos:
+        video.parent.mkdir()
+        video.write_bytes((root / "videos" / "val_0.mp4").read_bytes())
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "noise_layers.png").write_text("mine: no analysis was here yet")
+    assert analyze(path, "--clips", 0, "--out", out, "--cam", *videos) == 0
+    figures = {f"percentiles_{end}.{kind}" for end in ("first", "last") for kind in ("png", "svg")}
+    results = {"analysis.json", "analysis.html"}
+    heat = {"cam_a_clip.mp4", "cam_b_clip.mp4"}
+    assert names(out) == results | figures | heat | {"noise_layers.png"}
+    assert "Removed" not in capsys.readouterr().out
+
+    (out / "cam_mine.mp4").write_text("no analysis wrote this")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    (out / "noise_layers.png").unlink()
+    assert analyze(path, "--clips", 0, "--out", out, "--cam", videos[1]) == 0
+    assert names(out) == results | {"cam_clip.mp4", "cam_mine.mp4"}
+    said = capsys.readouterr().out
+    assert (
+        f"Removed, of an earlier analysis: {', '.join([*sorted(figures), *sorted(heat)])}" in said
+    )
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("videos", "expected"),
+    [
+        (["a/clip.mkv", "b/clip.mkv"], ["cam_a_clip.mp4", "cam_b_clip.mp4"]),
+        (["a/clip.mkv", "b/Clip.mp4", "c/x"], ["cam_a_clip.mp4", "cam_b_Clip.mp4", "cam_x.mp4"]),
+        (["x/a/v.mp4", "y/a/v.mp4"], ["cam_a_v.mp4", "cam_a_v_1.mp4"]),
+        (["a/v.mp4", "b/v.mp4", "a_v.mp4"], ["cam_a_v.mp4", "cam_b_v.mp4", "cam_a_v_1.mp4"]),
+        (["v.mp4", "cam_v.mp4"], ["cam_v_1.mp4", "cam_cam_v.mp4"]),  # overwrites no video
+    ],
+)
+def test_heat_of_videos_of_one_name_has_names_of_its_own(
+    videos: list[str], expected: list[str]
+) -> None:
+    assert cam_names(videos) == expected
+
+
+@pytest.mark.parametrize("file", ["../cam_x.mp4", "notes.mp4", "cam_notes.txt", 3, None])
+def test_only_names_that_an_analysis_gives_are_removed(tmp_path: Path, file: object) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    others = [tmp_path / "cam_x.mp4", folder / "notes.mp4", folder / "cam_notes.txt"]
+    for path in others:
+        path.write_text("mine")
+    (folder / "pairs.csv").write_text("of an analysis")
+    (folder / "analysis.json").write_text(json.dumps({"cams": [{"file": file}, file]}))
+    assert remove_leftovers(folder, ["analysis.html"]) == ["pairs.csv"]
+    assert all(path.exists() for path in others)
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,20 @@ def test_the_copy_of_a_video_is_warm_in_that_corner_at_that_time_alone(tmp_path:
     assert drawn.shape == (8, 320, 320, 3)
 
 
+def test_a_copy_that_breaks_off_leaves_no_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    path, target = write_numbered(tmp_path / "a.mp4", 8), tmp_path / "out.mp4"
+    target.write_bytes(b"of an earlier analysis")
+    monkeypatch.setattr("videogn.analysis.cam_video.LabelledVideo.add", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_cam(str(path), target, heats_of(path), "corner", 0)
+    assert not target.exists()
+
+
 def test_blending_keeps_what_is_cold_and_covers_what_is_hot() -> None:
     image = np.full((4, 8, 3), 100, np.uint8)
     warm = blend(image, torch.tensor([[0.0, 1.0]]))

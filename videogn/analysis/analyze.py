@@ -13,6 +13,7 @@ from videogn import build
 from videogn.analysis.cam_video import no_heat, write_cam
 from videogn.analysis.found import Analysis, Cam, Wish
 from videogn.analysis.grad_cam import find_layer, heat_of_video
+from videogn.analysis.leftovers import cam_names
 from videogn.analysis.noise import FEWEST_CLIPS, measure_noise
 from videogn.config import Config, config_from
 from videogn.data.pyav_reader import PyAVReader
@@ -67,9 +68,9 @@ def analyze(wish: Wish) -> Analysis:
     if wish.clips:
         with _noted_if_it_fails(found, "The noise of batches"):
             _add_noise(found, wish, config, model)
-    for video in wish.videos:
+    for video, file in zip(wish.videos, cam_names(wish.videos), strict=True):
         with _noted_if_it_fails(found, "Where it looks"):
-            _add_cam(found, video, classifier, layer, class_id)
+            _add_cam(found, video, file, classifier, layer, class_id)
     return found
 
 
@@ -174,9 +175,14 @@ def _clips(found: Analysis, config: Config, count: int, device: torch.device) ->
 
 
 def _add_cam(
-    found: Analysis, path: str, classifier: Classifier, layer: torch.nn.Module, wanted: int | None
+    found: Analysis,
+    path: str,
+    file: str,
+    classifier: Classifier,
+    layer: torch.nn.Module,
+    wanted: int | None,
 ) -> None:
-    """Writes the heat of one video."""
+    """Writes the heat of one video to `file` in the folder of the analysis."""
     with memory.explained(
         lambda: f"Grad-CAM of {path}", classifier.device, lambda: ["eval.views_per_forward=1"]
     ):
@@ -192,15 +198,8 @@ def _add_cam(
                 shown=lambda heats, total: track(heats, total=total, what=path, unit="windows"),
             )
         label = classifier.classes[class_id]
-        file = _free_name(found.cams, Path(path).stem)
         frames = write_cam(path, found.folder / file, heats, label, class_id)
     if no_heat(heats):
         found.missing.append(f"Where it looks: nothing in {path} speaks for {label}.")
     windows = [(heat.start, heat.end, heat.probability) for heat in heats]
     found.cams.append(Cam(path, file, label, windows, frames))
-
-
-def _free_name(cams: Sequence[Cam], stem: str) -> str:
-    taken = {cam.file for cam in cams}
-    names: Iterator[str] = (f"cam_{stem}{f'_{n}' if n else ''}.mp4" for n in range(len(cams) + 1))
-    return next(name for name in names if name not in taken)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib as mpl
@@ -25,7 +26,7 @@ def write_cam(
     """Writes `source` with its heat, the class and its probability to the mp4 file `target`.
 
     The heat is relative to the greatest of the whole video. Returns at most 8 frames, spread over
-    the video: uint8 (T, H, W, 3).
+    the video: uint8 (T, H, W, 3). After an error there is no target, not even an older one.
 
     Raises:
         VideoDecodeError: the source cannot be read to its end.
@@ -36,7 +37,7 @@ def write_cam(
         Caption(heat.start, heat.end, [(label, heat.probability)], class_id) for heat in heats
     ]
     kept = []
-    with PyAVReader(source) as video, LabelledVideo(target, captions) as out:
+    with _whole(target), PyAVReader(source) as video, LabelledVideo(target, captions) as out:
         wanted = set(np.linspace(0, video.num_frames - 1, 8).round().astype(int).tolist())
         images = video.stream(range(video.num_frames))
         for index, (image, heat) in enumerate(zip(images, frame_maps(heats), strict=True)):
@@ -46,6 +47,16 @@ def write_cam(
             if index in wanted:
                 kept.append(warm)
     return np.stack(kept)
+
+
+@contextmanager
+def _whole(target: Path) -> Iterator[None]:
+    """Removes a file that could not be written to its end: no page would lead to it."""
+    try:
+        yield
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
 
 
 def blend(image: np.ndarray, heat: Tensor) -> np.ndarray:

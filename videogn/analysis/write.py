@@ -6,7 +6,6 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -20,6 +19,7 @@ from videogn.analysis.figures import (
     draw_percentiles,
 )
 from videogn.analysis.found import Analysis
+from videogn.analysis.leftovers import RESULTS, remove_leftovers
 from videogn.analysis.mistakes import class_scores, confused_pairs, confusion_matrix
 from videogn.analysis.page import exactly, page
 from videogn.data.tables import write_text
@@ -31,18 +31,26 @@ _WORST = 8  # rows of a table on the terminal
 
 
 def write_analysis(found: Analysis) -> str:
-    """Writes analysis.{json,html}, tables and figures to the folder; returns a summary."""
+    """Writes analysis.{json,html}, tables and figures to the folder; returns a summary.
+
+    Files of an earlier analysis in the folder that the new one does not have are removed.
+    """
     calibrated = calibration(found.predictions)
     figures = _figures(found, calibrated)
     svgs = {}
     for name, figure in figures.items():
         _, svg = save_figure(figure, found.folder / name)
         svgs[name] = svg.read_text(encoding="utf-8")
-    if found.predictions:
-        _write_tables(found)
-    write_json(found.folder / "analysis.json", _plain(found, calibrated))
+    tables = _tables(found) if found.predictions else {}
+    for name, text in tables.items():
+        write_text(found.folder / name, text)
     write_text(found.folder / "analysis.html", page(found, calibrated, svgs))
-    return _summary(found, calibrated)
+    kept = {f"{name}.{kind}" for name in figures for kind in ("png", "svg")}
+    kept |= tables.keys() | {cam.file for cam in found.cams}
+    removed = remove_leftovers(found.folder, kept)
+    # Last: until then, what is there belongs to the earlier one.
+    write_json(found.folder / RESULTS, _plain(found, calibrated))
+    return _summary(found, calibrated, removed)
 
 
 def _figures(found: Analysis, calibrated: Calibration | None) -> dict[str, Figure]:
@@ -61,20 +69,23 @@ def _figures(found: Analysis, calibrated: Calibration | None) -> dict[str, Figur
     return figures
 
 
-def _write_tables(found: Analysis) -> None:
+def _tables(found: Analysis) -> dict[str, str]:
+    """Returns the tables of the test: name of the file -> csv."""
     scores = [asdict(score) for score in class_scores(found.predictions)]
-    _write_csv(found.folder / "classes.csv", list(scores[0]), [list(s.values()) for s in scores])
     pairs = [list(asdict(pair).values()) for pair in confused_pairs(found.predictions)]
-    _write_csv(found.folder / "pairs.csv", ["label", "prediction", "videos", "of"], pairs)
     names, counts = confusion_matrix(found.predictions)
     rows = [[name, *row] for name, row in zip(names, counts, strict=True)]
-    _write_csv(found.folder / "confusion.csv", ["label", *names, "(not read)"], rows)
+    return {
+        "classes.csv": _csv(list(scores[0]), [list(score.values()) for score in scores]),
+        "pairs.csv": _csv(["label", "prediction", "videos", "of"], pairs),
+        "confusion.csv": _csv(["label", *names, "(not read)"], rows),
+    }
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     text = io.StringIO(newline="")
     csv.writer(text).writerows([header, *rows])
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def _plain(found: Analysis, calibrated: Calibration | None) -> Mapping[str, Any]:
@@ -95,7 +106,7 @@ def _plain(found: Analysis, calibrated: Calibration | None) -> Mapping[str, Any]
     }
 
 
-def _summary(found: Analysis, calibrated: Calibration | None) -> str:
+def _summary(found: Analysis, calibrated: Calibration | None, removed: Sequence[str]) -> str:
     parts = [f"{found.checkpoint}, step {found.step}, {found.norm}"]
     if found.test and calibrated:
         parts.append(
@@ -111,6 +122,8 @@ def _summary(found: Analysis, calibrated: Calibration | None) -> str:
         parts.append(_noise(found))
     parts += [f"Heat: {found.folder / cam.file} for {cam.label}" for cam in found.cams]
     parts += found.missing
+    if removed:
+        parts.append(f"Removed, of an earlier analysis: {', '.join(removed)}")
     parts.append(f"Written: {found.folder / 'analysis.html'} and what is beside it")
     return "\n\n".join(map(_printable_lines, parts))
 
