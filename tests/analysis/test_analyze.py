@@ -109,7 +109,25 @@ def test_what_is_missing_is_said_with_what_to_do(
     assert "none were recorded; train with eval.percentiles_every_epochs=1" in said
     assert "The noise of batches: /nowhere" in said
     found = json.loads((tmp_path / "analysis_x_000000006" / "analysis.json").read_text())
-    assert (found["test"], found["noise"], len(found["missing"])) == (None, None, 3)
+    assert (found["test"], found["noise"]) == (None, None)
+    assert (len(found["not_asked"]), found["missing"]) == (3, [])
+
+
+def test_what_nobody_asked_for_is_no_problem_of_the_page(tmp_path: Path) -> None:
+    plain = write_checkpoint(tmp_path / "plain.pt", "data.root=/nowhere")
+    wanted = write_checkpoint(tmp_path / "wanted.pt", "eval.percentiles_every_epochs=1")
+    for path in (plain, wanted):
+        assert analyze(path, "--clips", 0) == 0
+    quiet, told = (
+        (tmp_path / f"analysis_{name}_000000006" / "analysis.html").read_text()
+        for name in ("plain", "wanted")
+    )
+    assert "What could not be shown" not in quiet
+    assert quiet.index("<footer") > quiet.rindex("</header>")
+    assert "(Fig. 6): none were recorded" in quiet[quiet.index("<footer") :]
+    problems, rest = told[told.index("What could not be shown") :].split("</section>")[:2]
+    assert f"(Fig. 6): {tmp_path}/metrics.jsonl holds none of step 6 or before." in problems
+    assert "(Fig. 6)" not in rest
 
 
 def test_a_second_analysis_leaves_of_the_first_only_what_its_page_shows(

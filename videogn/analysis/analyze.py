@@ -64,7 +64,8 @@ def analyze(wish: Wish) -> Analysis:
     )
     found.folder.mkdir(parents=True, exist_ok=True)
     _read_test(found, wish, run)
-    _read_percentiles(found, run / "metrics.jsonl")
+    wanted = config.eval.percentiles_every_epochs > 0
+    _read_percentiles(found, run / "metrics.jsonl", wanted=wanted)
     if wish.clips:
         with _noted_if_it_fails(found, "The noise of batches"):
             _add_noise(found, wish, config, model)
@@ -104,14 +105,14 @@ def _read_test(found: Analysis, wish: Wish, run: Path) -> None:
             found.test = test
             return
     if not wish.test:
-        found.missing.append(
+        found.not_asked.append(
             f"The test: {run} holds no test of {found.checkpoint} at step {found.step}; make one "
             f"with `run.py test --ckpt {wish.checkpoint}`, or add --test here."
         )
 
 
-def _read_percentiles(found: Analysis, path: Path) -> None:
-    """Reads those of the steps up to the checkpoint's."""
+def _read_percentiles(found: Analysis, path: Path, *, wanted: bool) -> None:
+    """Reads those of the steps up to the checkpoint's, which training recorded if `wanted`."""
     records = read_records(path) if path.is_file() else []
     points = [
         (record["epoch"], record["layers"])
@@ -121,10 +122,12 @@ def _read_percentiles(found: Analysis, path: Path) -> None:
         and record["step"] <= found.step
     ]
     found.percentiles = sorted(points, key=lambda point: point[0])
-    if not points:
-        found.missing.append(
-            "The features over training (Fig. 6): none were recorded; train with "
-            "eval.percentiles_every_epochs=1."
+    part = "The features over training (Fig. 6)"
+    if not points and wanted:
+        found.missing.append(f"{part}: {path} holds none of step {found.step} or before.")
+    elif not points:
+        found.not_asked.append(
+            f"{part}: none were recorded; train with eval.percentiles_every_epochs=1."
         )
 
 
@@ -139,7 +142,7 @@ def _add_noise(found: Analysis, wish: Wish, config: Config, model: torch.nn.Modu
     except DataError as error:
         if wish.needs_clips:
             raise
-        found.missing.append(f"The noise of batches: {error}")
+        found.not_asked.append(f"The noise of batches: {error}.")
 
 
 @contextmanager

@@ -75,7 +75,8 @@ class Analysis:
         percentiles: (epoch, layer -> "in" or "out" -> percentiles), as recorded in training.
         noise: of batches.
         cams: videos with heat.
-        missing: a sentence for each part that could not be made.
+        missing: a sentence for each part that was asked for and could not be made.
+        not_asked: a sentence for each part that is not there and that nobody asked for.
         exit_code: of the first part that was asked for and failed, as 3 of an unreadable video.
     """
 
@@ -89,6 +90,7 @@ class Analysis:
     noise: Noise | None = None
     cams: list[Cam] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    not_asked: list[str] = field(default_factory=list)
     exit_code: int = 0
 
     @property

@@ -30,6 +30,7 @@ def page(found: Analysis, calibrated: Calibration | None, figures: Figures) -> s
         _features(found, figures),
         _noise(found.noise, figures) if found.noise else "",
         _cams(found.cams),
+        _not_asked(found.not_asked),
     ]
     return document(f"Analysis of {title}", "\n".join(part for part in parts if part))
 
@@ -38,6 +39,12 @@ def _missing(sentences: Sequence[str]) -> str:
     items = "".join(f"<li>{safe(sentence)}</li>" for sentence in sentences)
     text = section("What could not be shown", f"<ul>{items}</ul>", level=2)
     return text.replace("<section>", '<section class="problems">', 1) if items else ""
+
+
+def _not_asked(sentences: Sequence[str]) -> str:
+    """Returns the end of the page: what else there is to see, for whoever wants it."""
+    items = "".join(f"<li>{safe(sentence)}</li>" for sentence in sentences)
+    return f'<footer class="soft">Not asked for:<ul>{items}</ul></footer>' if items else ""
 
 
 def _figure(figures: Figures, name: str, told: str) -> str:

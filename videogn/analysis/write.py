@@ -103,6 +103,7 @@ def _plain(found: Analysis, calibrated: Calibration | None) -> Mapping[str, Any]
             for cam in found.cams
         ],
         "missing": found.missing,
+        "not_asked": found.not_asked,
     }
 
 
@@ -121,7 +122,7 @@ def _summary(found: Analysis, calibrated: Calibration | None, removed: Sequence[
     if found.noise:
         parts.append(_noise(found))
     parts += [f"Heat: {found.folder / cam.file} for {cam.label}" for cam in found.cams]
-    parts += found.missing
+    parts += [*found.missing, *found.not_asked]
     if removed:
         parts.append(f"Removed, of an earlier analysis: {', '.join(removed)}")
     parts.append(f"Written: {found.folder / 'analysis.html'} and what is beside it")
