@@ -134,7 +134,7 @@ def draw_layer_noise(noise: Mapping[int, Mapping[str, LayerNoise]]) -> Figure:
     layers = list(noise[sizes[0]])
     shades = LinearSegmentedColormap.from_list("depth", [_EARLY, _LATE])
     with mpl.rc_context(_STYLE):
-        figure = _figure(7.6, 3.4)
+        figure = _figure(7.6, 3.7)
         axes = figure.subplots(1, 2)
         panels = (
             ("mean", "batch mean: deviation\nin deviations of the feature"),
@@ -152,10 +152,9 @@ def draw_layer_noise(noise: Mapping[int, Mapping[str, LayerNoise]]) -> Figure:
             )  # fmt: skip
             ax.set_title(title, fontsize=9.5, loc="left")
             _finish_sizes(ax, sizes)
-        axes[0].legend(frameon=False, fontsize=8, labelcolor=INK)
         axes[1].plot([], [], color=_EARLY, label="first layer")
         axes[1].plot([], [], color=_LATE, label="last layer")
-        axes[1].legend(frameon=False, fontsize=8, labelcolor=INK)
+        _legend_below(figure, axes[1])
     return figure
 
 
@@ -166,7 +165,7 @@ def draw_answer_noise(answers: Mapping[str, Mapping[int, AnswerNoise]]) -> Figur
         answers: a norm in capitals, with a remark behind it -> clips of a batch -> noise.
     """
     with mpl.rc_context(_STYLE):
-        figure = _figure(7.6, 3.1)
+        figure = _figure(7.6, 3.4)
         axes = figure.subplots(1, 2)
         panels = (
             ("change", "change of the logits, % of their length"),
@@ -182,8 +181,15 @@ def draw_answer_noise(answers: Mapping[str, Mapping[int, AnswerNoise]]) -> Figur
                 )
                 _finish_sizes(ax, sizes)
             ax.set_title(title, fontsize=9.5, loc="left")
-        axes[0].legend(frameon=False, fontsize=8, labelcolor=INK)
+        _legend_below(figure, axes[0])
     return figure
+
+
+def _legend_below(figure: Figure, named: Axes) -> None:
+    """Names the lines of `named` below all axes, where it hides none."""
+    handles, labels = named.get_legend_handles_labels()
+    look = {"frameon": False, "fontsize": 8, "labelcolor": INK}
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, **look)
 
 
 def _finish_sizes(ax: Axes, sizes: Sequence[int]) -> None:
