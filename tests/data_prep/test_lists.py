@@ -351,7 +351,8 @@ def test_an_older_data_root_in_the_source_is_no_list(
     put(source, VIDEOS, clip)
     assert run("index", source, "--out", source / "old", "--val", "0.4") == 0
     index(source)
-    assert "lists" not in capsys.readouterr().out.replace("listed", "")
+    said = capsys.readouterr().out
+    assert said.count("layout: tree (") == 2, said
 
 
 def test_a_list_named_like_a_file_of_classes_is_a_list(source: Path, clip: bytes) -> None:
