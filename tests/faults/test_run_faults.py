@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import signal
 import subprocess
 import sys
@@ -35,7 +34,6 @@ ROWS += [f"P{n}" for n in range(1, 6)] + ["V1", "V2", "H1", "H2"]
 
 @pytest.mark.slow
 def test_a_few_faults_of_every_row_are_survived(tmp_path: Path) -> None:
-    before = _cpu_seconds()
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults", *QUICK, "--quick", "--out", tmp_path / "table.md"],
         cwd=REPOSITORY,
@@ -48,12 +46,6 @@ def test_a_few_faults_of_every_row_are_survived(tmp_path: Path) -> None:
     rows = {line.split()[0] for line in done.stdout.splitlines()}
     assert rows >= {*ROWS, "all"}
     assert "| 0 |\n" in (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert _cpu_seconds() - before < 150  # 90 on an idle machine
-
-
-def _cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def test_an_unknown_group_is_named_with_those_that_there_are(
