@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from videogn.cli.parser import Parser, no_command
+from videogn.cli.parser import Parser, no_command, parser_of
 from videogn.errors import DataError, VideognError, unusable_place
 
 COMMANDS = {
@@ -65,12 +65,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
 
 def command_parser(name: str) -> Parser:
     """Returns the parser of one command, which sets `run` to what runs it."""
-    module = import_module(f"data_prep.{name}")
-    parser = Parser(prog=f"python -m data_prep {name}", description=module.__doc__)
-    module.add_arguments(parser)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.set_defaults(run=module.run)
-    return parser
+    return parser_of(import_module(f"data_prep.{name}"), f"python -m data_prep {name}")
 
 
 if __name__ == "__main__":

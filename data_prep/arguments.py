@@ -1,10 +1,21 @@
-"""Types of command-line arguments that data_prep alone takes; see `videogn.cli.arguments`."""
+"""Command-line arguments that data_prep alone takes, and types; see `videogn.cli.arguments`."""
 
 from __future__ import annotations
 
 import argparse
 
 from videogn.cli.arguments import whole
+
+
+def takes_max_bad(parser: argparse.ArgumentParser) -> None:
+    """Lets a command take `--max-bad SHARE`, as `max_bad`."""
+    parser.add_argument(
+        "--max-bad",
+        metavar="SHARE",
+        type=fraction,
+        default=0.01,
+        help="bad videos; more end with 3 (0.01)",
+    )
 
 
 def fraction(text: str) -> float:

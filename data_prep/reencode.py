@@ -15,7 +15,7 @@ from typing import Any
 
 import av
 
-from data_prep.arguments import even, fraction
+from data_prep.arguments import even, takes_max_bad
 from data_prep.encode import Settings, encode, unfinished
 from data_prep.journal import Record, Records, shard_journal, take_shard
 from data_prep.progress import number_of, size_text
@@ -58,13 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="quality from 1, the best, to 51 (20)",
     )
     add("--preset", choices=PRESETS, default="fast", help="of x264: time against size (fast)")
-    add(
-        "--max-bad",
-        metavar="SHARE",
-        type=fraction,
-        default=0.01,
-        help="bad videos; more end with 3 (0.01)",
-    )
+    takes_max_bad(parser)
     add("--write", action="store_true", help="write the csv files from what is recorded, and end")
     add_work_arguments(parser, timeout=600)
 

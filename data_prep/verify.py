@@ -14,7 +14,7 @@ from typing import Any
 import av
 import numpy as np
 
-from data_prep.arguments import fraction
+from data_prep.arguments import takes_max_bad
 from data_prep.journal import Record, Records, shard_journal, take_shard
 from data_prep.progress import length_text, number_of, size_text
 from data_prep.roots import Root, add_to_summary, print_untrained, read_root, write_rows
@@ -55,13 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("root", metavar="ROOT", type=place, help="the data root")
     add("--videos", metavar="DIR", type=place, help="where the videos are, instead of source.txt")
     add("--fast", action="store_true", help="decode only the first, middle and last frame of each")
-    add(
-        "--max-bad",
-        metavar="SHARE",
-        type=fraction,
-        default=0.01,
-        help="bad videos; more end with 3 (0.01)",
-    )
+    takes_max_bad(parser)
     add("--drop-bad", action="store_true", help="take bad videos out of train.csv, never of val")
     add("--write", action="store_true", help="write the csv files from what is recorded, and end")
     add_work_arguments(

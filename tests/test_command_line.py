@@ -25,6 +25,11 @@ EXAMPLES = [
 ]
 
 
+def _interrupted(_: object) -> int:
+    """In the place of a command that Ctrl-C ends."""
+    raise KeyboardInterrupt
+
+
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """What a wrong command line is answered with, below the usage."""
     with pytest.raises(SystemExit) as caught:
@@ -205,11 +210,8 @@ def test_only_a_command_that_goes_on_says_so_when_it_is_interrupted(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def run(_: object) -> int:
-        raise KeyboardInterrupt
-
     name = line.split()[0] if not line.startswith("-") else "train"
-    monkeypatch.setattr(f"videogn.cli.{name}.run", run)
+    monkeypatch.setattr(f"videogn.cli.{name}.run", _interrupted)
     assert cli.main(line.split()) == 130
     rest = "; the same command goes on from what is saved" if goes_on else ""
     assert capsys.readouterr().err == f"interrupted{rest}\n"
@@ -222,10 +224,7 @@ def test_data_prep_goes_on_where_it_keeps_a_record(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def run(_: object) -> int:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(f"data_prep.{name}.run", run)
+    monkeypatch.setattr(f"data_prep.{name}.run", _interrupted)
     assert data_prep.main([name, "root"]) == 130
     rest = "; the same command goes on where it stopped" if goes_on else ""
     assert capsys.readouterr().err == f"interrupted{rest}\n"

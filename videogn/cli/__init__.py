@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from videogn.cli.parser import Parser, no_command
+from videogn.cli.parser import Parser, no_command, parser_of
 from videogn.errors import VideognError, unusable_place
 
 COMMANDS = {
@@ -134,9 +134,4 @@ def _overview() -> Parser:
 
 def command_parser(name: str) -> Parser:
     """Returns the parser of one command, which sets `run` to what runs it."""
-    module = import_module(f"videogn.cli.{name}")
-    parser = Parser(prog=f"run.py {name}", description=module.__doc__)
-    module.add_arguments(parser)
-    parser.add_argument("--debug", action="store_true", help="a traceback with an error")
-    parser.set_defaults(run=module.run)
-    return parser
+    return parser_of(import_module(f"videogn.cli.{name}"), f"run.py {name}")

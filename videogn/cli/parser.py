@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
+from types import ModuleType
 from typing import Any, NoReturn
 
 from videogn.nearest import did_you_mean, nearest
@@ -37,6 +38,15 @@ class Parser(argparse.ArgumentParser):
         except argparse.ArgumentError as error:
             near = did_you_mean(str(value), map(str, action.choices or ()))
             raise argparse.ArgumentError(action, f"{error.message}{near}") from None
+
+
+def parser_of(module: ModuleType, prog: str) -> Parser:
+    """Returns the parser of the command in `module`, which sets `run` to what runs it."""
+    parser = Parser(prog=prog, description=module.__doc__)
+    module.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="a traceback with an error")
+    parser.set_defaults(run=module.run)
+    return parser
 
 
 def no_command(word: str, commands: Iterable[str]) -> str:
